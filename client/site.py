@@ -1,0 +1,36 @@
+"""What does a site decide for itself? ``site.yaml``: settings of the hospital, which no coordinator can change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from shared.errors import FedretinaError, SiteError
+from shared.knobs import knob, load
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """Settings of one hospital; every one has a default, so the file may be absent."""
+
+    quarantine_limit: float = knob(0.05, "largest fraction of unreadable scans with which to take part", ge=0.0, le=1.0)
+    device: str = knob("cpu", "where to train", choices=["cpu", "cuda", "mps"])
+
+
+def read_settings(folder: Path) -> SiteSettings:
+    """The settings in ``site.yaml`` of a site folder.
+
+    Raises:
+        SiteError: not YAML, an unknown setting, or a value out of range.
+    """
+    file = folder / "site.yaml"
+    if not file.exists():
+        return SiteSettings()
+    try:
+        return load(SiteSettings, yaml.safe_load(file.read_text(encoding="utf-8")) or {}, "site.yaml: ")
+    except yaml.YAMLError as error:
+        raise SiteError(str(file), "must be valid YAML", value=str(error).splitlines()[0]) from None
+    except FedretinaError as error:
+        raise SiteError(error.name, error.rule, value=error.value, remedy=error.remedy) from None

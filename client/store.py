@@ -1,0 +1,217 @@
+"""What does a site have for a study? Its folder as arrays: scans to pretrain on, and labelled cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from client.features import check_units, clinical_inputs
+from client.images import Pixels, open_pixels
+from client.site import SiteSettings, read_settings
+from client.splits import HELD_OUT, TRAIN, assign_splits, split_key
+from shared.config import CLINICAL, Study
+from shared.errors import SiteError
+from shared.inputs import Cases, Scans
+from shared.schema import check_site
+from shared.site_folder import SiteFolder
+from shared.statistics import Survey
+
+Rows = NDArray[np.int64]  # rows of ``Pixels.values``; -1 where there is no scan
+
+
+@dataclass(frozen=True)
+class SiteStore:
+    """One site's data for one study.
+
+    Attributes:
+        scans: per image modality, pixel rows (P,) of the P eyes at a visit; ``scan_splits`` their splits.
+        case_scans: per image modality, pixel rows (N, K) of the N labelled cases.
+        clinical, recorded: as in ``shared.inputs.Cases``, for the N cases; None without the clinical branch.
+        labels: (N,) 0 or 1; ``case_splits`` their splits, ``case_subjects`` their patients.
+    """
+
+    name: str
+    settings: SiteSettings
+    pixels: Pixels | None
+    patients: int
+    scans: dict[str, Rows]
+    scan_splits: NDArray[np.object_]
+    case_scans: dict[str, Rows]
+    clinical: NDArray[np.float32] | None
+    recorded: NDArray[np.bool_] | None
+    labels: NDArray[np.float32]
+    case_splits: NDArray[np.object_]
+    case_subjects: NDArray[np.int64]
+    case_times: NDArray[np.datetime64]
+    numeric_features: int
+
+    def rows_of_scans(self, split: str) -> Rows:
+        """The eyes at a visit that belong to a split."""
+        return np.flatnonzero(self.scan_splits == split)
+
+    def rows_of_cases(self, split: str) -> Rows:
+        """The labelled cases that belong to a split."""
+        return np.flatnonzero(self.case_splits == split)
+
+    def take_scans(self, rows: Rows) -> Scans:
+        """A batch of eyes."""
+        images, shown = {}, {}
+        for name, scans in self.scans.items():
+            images[name], shown[name] = self._images(scans[rows])
+        return Scans(images, shown)
+
+    def take_cases(self, rows: Rows) -> Cases:
+        """A batch of labelled cases."""
+        images, shown = {}, {}
+        for name, scans in self.case_scans.items():
+            images[name], shown[name] = self._images(scans[rows])
+        clinical = None if self.clinical is None else torch.from_numpy(self.clinical[rows])
+        recorded = None if self.recorded is None else torch.from_numpy(self.recorded[rows])
+        return Cases(images, shown, clinical, recorded, torch.from_numpy(self.labels[rows]))
+
+    def _images(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 images (..., 1, H, W), black where there is no scan, and where there is one (...)."""
+        assert self.pixels is not None
+        shown = rows >= 0
+        images = np.zeros((*rows.shape, 1, *self.pixels.values.shape[1:]), dtype=np.uint8)
+        images[shown, 0] = self.pixels.values[rows[shown]]
+        return torch.from_numpy(images), torch.from_numpy(shown)
+
+    def survey(self) -> Survey:
+        """Sums and counts of this site; those of features over training cases only."""
+        train = self.rows_of_cases(TRAIN)
+        values = np.zeros((0, self.numeric_features), dtype=np.float64)
+        if self.clinical is not None:
+            values = self.clinical[train, : self.numeric_features].astype(np.float64)
+        present = ~np.isnan(values)
+        known = np.where(present, values, 0.0)
+        table = None if self.pixels is None else self.pixels.table["modality"]
+        return Survey(
+            patients=self.patients,
+            oct_scans=0 if table is None or "oct" not in self.scans else int((table == "OCT").sum()),
+            ir_scans=0 if table is None or "ir" not in self.scans else int((table == "IR").sum()),
+            quarantined=0 if self.pixels is None else len(self.pixels.quarantined),
+            labelled=len(self.labels),
+            positive=int(self.labels.sum()),
+            train_cases=len(train),
+            train_positive=int(self.labels[train].sum()),
+            clinical_cases=0 if self.recorded is None else int(self.recorded.sum()),
+            counts=tuple(int(n) for n in present.sum(axis=0)),
+            sums=tuple(float(x) for x in known.sum(axis=0)),
+            squares=tuple(float(x) for x in (known**2).sum(axis=0)),
+        )
+
+    def check_trainable(self) -> None:
+        """Raise ``SiteError`` when this site cannot fine-tune: no labelled cases that train, or one class only."""
+        labels = self.labels[self.rows_of_cases(TRAIN)]
+        self._check_split(TRAIN)
+        if labels.min() == labels.max():
+            remedy = "This site can pretrain; leave it out of fine-tuning or choose a longer horizon."
+            value = f"{len(labels)} case(s) of one class"
+            raise SiteError(f"site {self.name}: labels", "must hold both classes", value=value, remedy=remedy)
+
+    def check_pretrainable(self) -> None:
+        """Raise ``SiteError`` when this site has no scan to pretrain on."""
+        if not len(self.rows_of_scans(TRAIN)):
+            remedy = "Import scans, or set pretrain.rounds=0."
+            raise SiteError(f"site {self.name}: scans that train", "must not be empty", remedy=remedy)
+
+    def check_evaluable(self) -> None:
+        """Raise ``SiteError`` when no labelled case is held out."""
+        self._check_split(HELD_OUT)
+
+    def _check_split(self, split: str) -> None:
+        if not len(self.rows_of_cases(split)):
+            remedy = f"Label more patients, or raise splits.{split}."
+            raise SiteError(f"site {self.name}: split {split}", "must not be empty", remedy=remedy)
+
+
+@lru_cache(maxsize=64)
+def open_store(path: Path, study: Study) -> SiteStore:
+    """Read, check and decode a site folder for a study; kept for the life of the process.
+
+    Raises:
+        SiteError: the folder breaks the contract, contradicts the study, or has too many unreadable scans.
+    """
+    folder, settings = SiteFolder(path), read_settings(path)
+    check_site(folder)
+    dataset, events = folder.dataset(), folder.events()
+    horizon = dataset.horizons_days.get(study.task.name, study.task.horizon_days)
+    if horizon != study.task.horizon_days:
+        rule = f"must be the study's task.horizon_days ({study.task.horizon_days})"
+        remedy = "Label the site again, or set task.horizon_days."
+        raise SiteError(f"{dataset.site}: horizon of {study.task.name}", rule, value=horizon, remedy=remedy)
+    labels, fixed, key = folder.labels(study.task.name), folder.subject_splits(), split_key(study)
+    pixels, scans, scan_splits, case_scans = None, {}, np.empty(0, dtype=object), {}
+    if study.image_modalities:
+        pixels = open_pixels(folder, study.images.height, study.images.width)
+        _check_quarantine(pixels, settings, dataset.site)
+        eyes = _eyes(pixels.table)
+        scans = {name: eyes[name.upper()].to_numpy(np.int64) for name in study.image_modalities}
+        scan_splits = assign_splits(eyes["subject_id"], study.splits, key, fixed)
+        case_scans = _scans_of_cases(pixels.table, labels, study)
+    clinical = recorded = None
+    if CLINICAL in study.modalities:
+        check_units(dataset, events, study.features)
+        clinical, recorded = clinical_inputs(events, labels, study.features)
+    index = folder.images()
+    return SiteStore(
+        name=dataset.site,
+        settings=settings,
+        pixels=pixels,
+        patients=len(set(events["subject_id"]) | set(index["subject_id"])),
+        scans=scans,
+        scan_splits=scan_splits,
+        case_scans=case_scans,
+        clinical=clinical,
+        recorded=recorded,
+        labels=labels["boolean_value"].to_numpy(np.float32),
+        case_splits=assign_splits(labels["subject_id"], study.splits, key, fixed),
+        case_subjects=labels["subject_id"].to_numpy(np.int64),
+        case_times=labels["prediction_time"].to_numpy(),
+        numeric_features=len(study.features.numeric) + int(study.features.age) if CLINICAL in study.modalities else 0,
+    )
+
+
+def _check_quarantine(pixels: Pixels, settings: SiteSettings, site: str) -> None:
+    bad, total = len(pixels.quarantined), len(pixels.quarantined) + len(pixels.table)
+    if bad > settings.quarantine_limit * total:
+        first = pixels.quarantined.iloc[0]
+        rule = f"must be at most {settings.quarantine_limit:.0%} of {total} (site.yaml: quarantine_limit)"
+        remedy = f"The first is {first['path']}: {first['reason']}."
+        raise SiteError(f"site {site}: unreadable scans", rule, value=bad, remedy=remedy)
+
+
+def _eyes(table: pd.DataFrame) -> pd.DataFrame:
+    """One row an eye at a visit: its patient, and its pixel rows under OCT and IR (-1 where there is none)."""
+    table = table.assign(row=np.arange(len(table)))
+    table["eye_visit"] = table["pair_id"].where(table["pair_id"].notna(), "single " + table["image_id"].astype(str))
+    wide = table.pivot_table(index=["eye_visit", "subject_id"], columns="modality", values="row", aggfunc="first")
+    return wide.reindex(columns=["OCT", "IR"]).fillna(-1).astype(np.int64).reset_index()
+
+
+def _scans_of_cases(table: pd.DataFrame, labels: pd.DataFrame, study: Study) -> dict[str, Rows]:
+    """Pixel rows (N, K) of the scans within the window up to each prediction time, newest of each eye first."""
+    scans = table[["subject_id", "eye", "acquired_at", "modality"]].assign(row=np.arange(len(table)))
+    cases = labels[["subject_id", "prediction_time"]].assign(case=np.arange(len(labels)))
+    both = cases.merge(scans, on="subject_id")
+    age = both["prediction_time"] - both["acquired_at"]
+    window = pd.Timedelta(days=study.images.window_days)
+    both = both[(age >= pd.Timedelta(0)) & (age <= window)]
+    both = both.sort_values(["case", "modality", "acquired_at", "eye"], ascending=[True, True, False, True])
+    both["turn"] = both.groupby(["case", "modality", "eye"]).cumcount()
+    both = both.sort_values(["case", "modality", "turn", "eye"])
+    both["place"] = both.groupby(["case", "modality"]).cumcount()
+    both = both[both["place"] < study.images.per_case]
+    rows = {}
+    for name in study.image_modalities:
+        chosen = both[both["modality"] == name.upper()]
+        rows[name] = np.full((len(labels), study.images.per_case), -1, dtype=np.int64)
+        rows[name][chosen["case"].to_numpy(), chosen["place"].to_numpy()] = chosen["row"].to_numpy()
+    return rows

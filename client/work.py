@@ -1,0 +1,100 @@
+"""What does a site do with a task? Survey, train or evaluate its own store; everything but the wire."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from client.evaluation import evaluate, fit_intercept
+from client.optimizers import build_optimizer
+from client.splits import HELD_OUT, TRAIN, TUNING
+from client.store import Rows, SiteStore, open_store
+from client.training import train
+from shared.config import Stage, Study
+from shared.errors import MessageError
+from shared.inputs import Batch
+from shared.messages import Evaluation, SurveyReply, Task, Update
+from shared.metrics import empty_scores
+from shared.objectives.objective import Objective
+from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.objectives.supervised import SupervisedObjective
+from shared.randomness import derive_seed
+from shared.statistics import Statistics
+from shared.weights import read_weights, write_weights
+
+
+def survey(folder: Path, task: Task) -> SurveyReply:
+    """Sums and counts of the site; raises ``SiteError`` for a folder that cannot serve the study."""
+    store = open_store(folder, task.study)
+    return SurveyReply(store.name, store.survey())
+
+
+def train_round(folder: Path, task: Task) -> Update:
+    """One round of training from the task's weights; raises ``SiteError`` or ``MessageError``."""
+    started = time.perf_counter()
+    store, study = open_store(folder, task.study), task.study
+    device, objective = _prepare(store, task)
+    tuning, take, stage = empty_scores(), _taker(store, task.stage), _stage(study, task.stage)
+    if isinstance(objective, SupervisedObjective):
+        store.check_trainable()
+        rows = store.rows_of_cases(TRAIN)
+        _own_intercept(objective, store, task, device)
+        tuning = evaluate(objective.model, store, TUNING, device)
+    else:
+        store.check_pretrainable()
+        rows = store.rows_of_scans(TRAIN)
+    seed = derive_seed(study.seed, task.stage, task.round, store.name)
+    optimizer = build_optimizer(objective, study, stage)
+    trained = train(objective, rows, take, stage, optimizer, seed, task.round, device)
+    seconds = time.perf_counter() - started
+    return Update(store.name, read_weights(objective), trained.examples, trained.loss, tuning, seconds)
+
+
+def evaluate_split(folder: Path, task: Task) -> Evaluation:
+    """Scores of the task's weights on one split of the site; raises ``SiteError`` or ``MessageError``."""
+    started = time.perf_counter()
+    if task.split not in (TUNING, HELD_OUT):
+        raise MessageError("task.split", f"must be {TUNING} or {HELD_OUT}", value=task.split)
+    store = open_store(folder, task.study)
+    device, objective = _prepare(store, task)
+    assert isinstance(objective, SupervisedObjective)
+    if task.split == HELD_OUT:
+        store.check_evaluable()
+    _own_intercept(objective, store, task, device)
+    scores = evaluate(objective.model, store, task.split, device)
+    return Evaluation(store.name, scores, time.perf_counter() - started)
+
+
+def _taker(store: SiteStore, stage: str) -> Callable[[Rows], Batch]:
+    return store.take_cases if stage == FINETUNE else store.take_scans
+
+
+def _stage(study: Study, stage: str) -> Stage:
+    return study.finetune if stage == FINETUNE else study.pretrain
+
+
+def _prepare(store: SiteStore, task: Task) -> tuple[torch.device, Objective]:
+    """The stage's objective with the task's weights, on the site's device."""
+    if task.statistics is None:
+        raise MessageError("task.statistics", f"must be given in stage {task.stage}")
+    stage = PRETRAIN if task.stage == PRETRAIN else FINETUNE
+    device = torch.device(store.settings.device)
+    objective = _built_objective(task.study, stage, task.statistics).to(device)
+    write_weights(objective, task.weights)
+    return device, objective
+
+
+@lru_cache(maxsize=4)
+def _built_objective(study: Study, stage: str, statistics: Statistics) -> Objective:
+    """Kept between rounds: building a model by name can take longer than a small site's round."""
+    return build_objective(study, stage, statistics)
+
+
+def _own_intercept(objective: SupervisedObjective, store: SiteStore, task: Task, device: torch.device) -> None:
+    objective.model.intercept = 0.0
+    if task.study.finetune.site_intercept:
+        objective.model.intercept = fit_intercept(objective.model, store, device)

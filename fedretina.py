@@ -1,0 +1,43 @@
+"""What can one type after ``fedretina``? The commands of each role live with the role; this file gathers them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from client.cli import site
+from server.cli import report
+from shared.errors import FedretinaError
+from simulation.cli import compare, simulate
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Hospitals train one stroke model together; no scan and no record leaves a hospital.",
+)
+app.add_typer(site, name="site")
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
+    simulate
+)
+app.command()(report)
+app.command()(compare)
+
+
+def main() -> None:
+    """Run the command line; an error that its user can mend is one line on standard error, exit code 2."""
+    # No telemetry, no look for updates: read by Flower and Ray when they are imported.
+    for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"):
+        os.environ.setdefault(name, "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    try:
+        app()
+    except FedretinaError as error:
+        print(f"fedretina: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""What defines a study? Every knob once, with its unit and rule; a site receives exactly this as JSON.
+
+Fixed by the RetStroke paper (arXiv 2505.02677): the inputs, the two label tasks, self-supervised pretraining before
+fine-tuning, and late fusion of the branch outputs. Backbone, augmentations, epochs, horizon, splits and the feature
+list are not published there: the defaults below are this project's choices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.errors import ConfigError
+from shared.knobs import knob, to_json
+
+OCT, IR, CLINICAL = "oct", "ir", "clinical"
+MODALITIES = (OCT, IR, CLINICAL)
+IMAGE_MODALITIES = (OCT, IR)
+
+# Codes that state the outcome itself: never an input (I6x, G45, G46 and Z86.73 in ICD-10, stroke in SNOMED CT).
+STROKE_FAMILY = ("ICD10//I6", "ICD10//G45", "ICD10//G46", "ICD10//Z86.73", "SNOMED//230690007")
+
+
+@dataclass(frozen=True)
+class Task:
+    """The label that is learned: ``labels/<name>.parquet`` of each site."""
+
+    name: str = knob("detection", "detection: stroke in [t - N, t]; risk: stroke in (t, t + N]; or a site's own label")
+    horizon_days: int = knob(365, "N, the window around the scan in which a stroke counts", unit="days", ge=1, le=36500)
+
+
+@dataclass(frozen=True)
+class Images:
+    """How scans enter the model."""
+
+    height: int = knob(224, "height to which scans are resized", unit="pixels", ge=8, le=4096)
+    width: int = knob(224, "width to which scans are resized", unit="pixels", ge=8, le=4096)
+    window_days: int = knob(1, "scans up to this long before the prediction time belong to a case", unit="days", ge=0)
+    per_case: int = knob(2, "scans of one modality in a case at most, the newest of each eye first", ge=1, le=64)
+
+
+@dataclass(frozen=True)
+class NumericFeature:
+    """The newest value of one measurement before the prediction time."""
+
+    name: str = knob(help="name of the feature")
+    code: str = knob(help="MEDS code of the measurement")
+    unit: str = knob(help="unit in which sites must state it (UCUM)")
+    lookback_days: int = knob(3650, "older values count as missing", unit="days", ge=1)
+    low: float = knob(-1e9, "plausible minimum; lower values count as missing")
+    high: float = knob(1e9, "plausible maximum; higher values count as missing")
+
+    def check_consistent(self, path: str) -> None:
+        if not self.low < self.high:
+            raise ConfigError(f"{path}low", f"must be < {path}high ({self.high})", value=self.low)
+
+
+@dataclass(frozen=True)
+class CodeFeature:
+    """Whether any of some codes was recorded before the prediction time."""
+
+    name: str = knob(help="name of the feature")
+    codes: tuple[str, ...] = knob(help="MEDS codes; ICD10//E11 stands for E11.9 as well")
+    lookback_days: int = knob(36500, "older records do not count", unit="days", ge=1)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The clinical inputs. The study owns the list; a site maps its codes to it."""
+
+    age: bool = knob(True, "age at the prediction time, from MEDS_BIRTH")
+    numeric: tuple[NumericFeature, ...] = knob((), "measurements")
+    codes: tuple[CodeFeature, ...] = knob((), "diagnoses and other codes")
+
+    def check_consistent(self, path: str) -> None:
+        features: list[NumericFeature | CodeFeature] = [*self.numeric, *self.codes]
+        names = [feature.name for feature in features]
+        for name in names:
+            if names.count(name) > 1 or name == "age_years":
+                raise ConfigError(f"{path}names", "must be unique", value=name)
+        for feature in features:
+            for code in (feature.code,) if isinstance(feature, NumericFeature) else feature.codes:
+                if code.startswith(STROKE_FAMILY) or any(family.startswith(code) for family in STROKE_FAMILY):
+                    remedy = "Stroke codes state the outcome and never enter as inputs."
+                    raise ConfigError(f"{path}{feature.name}", "must not name a stroke code", value=code, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Fractions of the patients; a keyed hash of the patient decides, unless the site fixed its splits by hand."""
+
+    train: float = knob(0.6, "fraction that trains", gt=0.0, lt=1.0)
+    tuning: float = knob(0.1, "fraction that watches training", ge=0.0, lt=1.0)
+    held_out: float = knob(0.3, "fraction on which results are stated", gt=0.0, lt=1.0)
+
+    def check_consistent(self, path: str) -> None:
+        total = self.train + self.tuning + self.held_out
+        if abs(total - 1.0) > 1e-6:
+            raise ConfigError(f"{path}train + tuning + held_out", "must be 1", value=round(total, 6))
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A timm model with one input channel and no classifier."""
+
+    name: str = knob("resnet18", "name of a timm model")
+    arguments: dict[str, object] = knob({}, "further arguments of timm.create_model")
+    group_norm: bool = knob(True, "put GroupNorm in the place of BatchNorm")
+    shared: bool = knob(False, "one encoder for OCT and infrared scans")
+    weights: dict[str, str] = knob({}, "local weights file (safetensors or .pth) to start from, keyed oct or ir")
+
+
+@dataclass(frozen=True)
+class ClinicalEncoder:
+    """A perceptron over values, missing masks and ages of measurement; no hidden layer makes it linear."""
+
+    hidden: tuple[int, ...] = knob((32,), "widths of the hidden layers", ge=1)
+    dropout: float = knob(0.1, "dropout of hidden units", ge=0.0, lt=1.0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Branches x -> f -> z -> g -> p for each modality, then fusion (arXiv 2505.02677, section 2)."""
+
+    image: ImageEncoder = knob(ImageEncoder())
+    clinical: ClinicalEncoder = knob(ClinicalEncoder())
+    fusion: str = knob(
+        "late", "late: of branch outputs p; intermediate: of embeddings z", choices=["late", "intermediate"]
+    )
+    branch_width: int = knob(16, "width of a branch output p", ge=1)
+    fusion_hidden: int = knob(0, "hidden units of g_fuse; 0 makes it linear", ge=0)
+    dropout: float = knob(0.1, "dropout of embeddings z and before g_fuse", ge=0.0, lt=1.0)
+    modality_dropout: float = knob(0.0, "chance that a present branch is masked in training", ge=0.0, lt=1.0)
+
+
+@dataclass(frozen=True)
+class SimCLR:
+    """NT-Xent between two views (arXiv 2002.05709)."""
+
+    kind: str = knob("simclr", choices=["simclr"])
+    temperature: float = knob(0.2, "temperature of NT-Xent", gt=0.0)
+    projection_width: int = knob(64, "width of the projections", ge=1)
+    positives: str = knob(
+        "views", "views: of one image; eye: OCT and infrared of one eye too", choices=["views", "eye"]
+    )
+
+
+@dataclass(frozen=True)
+class MAE:
+    """Masked autoencoding (arXiv 2111.06377): a patient's loss depends on that patient alone."""
+
+    kind: str = knob("mae", choices=["mae"])
+    mask_ratio: float = knob(0.75, "fraction of the patches that is hidden", gt=0.0, lt=1.0)
+    patch: int = knob(16, "side of a patch; a ViT's own patch must agree", unit="pixels", ge=2)
+    decoder_width: int = knob(64, "width of the decoder", ge=4)
+    decoder_depth: int = knob(1, "blocks of the decoder", ge=0)
+    normalise_patches: bool = knob(True, "predict each patch standardised by its own mean and deviation")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images, drawn for each image. Zero everywhere means none."""
+
+    crop_area: float = knob(0.0, "largest fraction of the area that a crop removes", ge=0.0, lt=1.0)
+    flip: float = knob(0.0, "chance of a left-right flip", ge=0.0, le=1.0)
+    rotate_degrees: float = knob(0.0, "largest rotation", unit="degrees", ge=0.0, le=180.0)
+    gamma: float = knob(0.0, "largest change of the logarithm of gamma", ge=0.0, le=2.0)
+    noise: float = knob(0.0, "largest deviation of added noise, in deviations of the image", ge=0.0, le=2.0)
+    blur: float = knob(0.0, "chance of a 3 x 3 blur", ge=0.0, le=1.0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How sites train in one stage."""
+
+    rounds: int = knob(10, "rounds; 0 leaves the stage out", ge=0)
+    epochs: float = knob(1.0, "passes over a site's training data in a round", gt=0.0)
+    batch_size: int = knob(32, "patients' cases or image pairs in a batch", ge=2)
+    optimizer: str = knob("adamw", "optimizer at the sites", choices=["adamw", "sgd"])
+    lr: float = knob(1e-3, "peak learning rate", gt=0.0)
+    encoder_lr: float = knob(
+        1.0, "learning rate of pretrained encoders relative to lr; 0 freezes them", ge=0.0, le=10.0
+    )
+    weight_decay: float = knob(1e-4, "decoupled weight decay", ge=0.0)
+    schedule: str = knob("cosine", "learning rate over the rounds", choices=["cosine", "constant"])
+    warmup: float = knob(0.1, "fraction of the rounds in which the rate rises", ge=0.0, le=1.0)
+    clip_norm: float = knob(5.0, "largest norm of a batch's gradient; 0 leaves it as it is", ge=0.0)
+    precision: str = knob("float32", "arithmetic of the forward pass", choices=["float32", "bfloat16"])
+    augmentation: Augmentation = knob(Augmentation())
+
+
+@dataclass(frozen=True)
+class Finetune(Stage):
+    """Supervised training on labelled cases."""
+
+    class_balance: float = knob(0.5, "0: cases count alike; 1: classes count alike", ge=0.0, le=1.0)
+    select: str = knob("best", "final weights: best tuning loss, or last round", choices=["best", "last"])
+    site_intercept: bool = knob(False, "each site fits its own intercept, which never leaves it")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How updates become the next weights: a strategy of Flower and its arguments."""
+
+    name: str = knob("fedavg", "name in the registry of strategies")
+    arguments: dict[str, object] = knob({}, "arguments of the strategy's constructor")
+    fraction: float = knob(1.0, "fraction of the sites asked in a round", gt=0.0, le=1.0)
+    proximal_mu: float = knob(0.0, "pull of local weights to the global ones (FedProx)", ge=0.0)
+    minimum_sites: int = knob(1, "sites without which a round does not count", ge=1)
+    round_timeout_s: float = knob(3600.0, "longest wait for the answers of a round", unit="s", gt=0.0)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study: what every site and the coordinator agree on. Its digest names it."""
+
+    name: str = knob("study", "name of the study")
+    seed: int = knob(1, "seed of everything random", ge=0, lt=2**31)
+    modalities: tuple[str, ...] = knob(MODALITIES, "branches of the model", choices=MODALITIES)
+    task: Task = knob(Task())
+    images: Images = knob(Images())
+    features: Features = knob(Features())
+    splits: Splits = knob(Splits())
+    model: Model = knob(Model())
+    objective: SimCLR | MAE = knob(SimCLR())
+    pretrain: Stage = knob(Stage(rounds=0))
+    finetune: Finetune = knob(Finetune())
+    strategy: Strategy = knob(Strategy())
+
+    @property
+    def image_modalities(self) -> tuple[str, ...]:
+        """The image branches, in fixed order."""
+        return tuple(m for m in IMAGE_MODALITIES if m in self.modalities)
+
+    def __hash__(self) -> int:
+        return hash(to_json(self))  # mappings among the knobs have no hash of their own
+
+    def check_consistent(self, path: str) -> None:
+        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+            raise ConfigError(f"{path}modalities", "must name each branch once", value=self.modalities)
+        if CLINICAL in self.modalities and not (self.features.age or self.features.numeric or self.features.codes):
+            remedy = "Choose a feature list, such as features=retstroke."
+            raise ConfigError(f"{path}features", "must not be empty with the clinical branch", remedy=remedy)
+        if self.pretrain.rounds and not self.image_modalities:
+            remedy = "Set pretrain.rounds=0 or add oct or ir to modalities."
+            raise ConfigError(
+                f"{path}pretrain.rounds", "must be 0 without images", value=self.pretrain.rounds, remedy=remedy
+            )
+        if self.finetune.rounds and self.finetune.select == "best" and not self.splits.tuning:
+            remedy = "Set finetune.select=last or give splits.tuning a part."
+            raise ConfigError(f"{path}finetune.select", "best needs splits.tuning > 0", remedy=remedy)
+        if not self.pretrain.rounds and not self.finetune.rounds:
+            raise ConfigError(f"{path}finetune.rounds", "must be > 0 when pretrain.rounds is 0", value=0)
+        across = isinstance(self.objective, SimCLR) and self.objective.positives == "eye"
+        if across and self.pretrain.rounds and len(self.image_modalities) < 2:
+            remedy = "Use objective.positives=views or both image modalities."
+            raise ConfigError(f"{path}objective.positives", "eye needs oct and ir", remedy=remedy)
+        if isinstance(self.objective, MAE) and self.pretrain.rounds:
+            for side, pixels in (("height", self.images.height), ("width", self.images.width)):
+                if pixels % self.objective.patch:
+                    rule = f"must be a multiple of objective.patch ({self.objective.patch})"
+                    raise ConfigError(f"{path}images.{side}", rule, value=pixels)
+        unknown = set(self.model.image.weights) - set(IMAGE_MODALITIES)
+        if unknown:
+            raise ConfigError(f"{path}model.image.weights", "must be keyed oct or ir", value=sorted(unknown)[0])

@@ -1,0 +1,281 @@
+"""What crosses the border of a site, and under which keys? The only file that knows the records of a message.
+
+Coordinator to site: a ``Task``. Site to coordinator: a ``SurveyReply``, an ``Update``, an ``Evaluation`` or an error.
+Every decoder checks names, types, shapes and finiteness, and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, MetricRecordValues, RecordDict
+
+from shared.config import Study
+from shared.errors import ConfigError, MessageError
+from shared.knobs import from_json, to_json
+from shared.metrics import Scores
+from shared.statistics import Statistics, Survey
+from shared.weights import Weights
+
+PROTOCOL = 1
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the names that Flower's strategies expect
+EXAMPLES = "num-examples"  # the weight by which Flower's strategies average
+_SITE_ERROR = 1000  # error codes of applications start here
+
+T = TypeVar("T", int, str, float)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a site is asked to do.
+
+    Attributes:
+        stage: survey, pretrain, finetune or evaluate.
+        round: 1 to ``rounds``; 0 outside training.
+        split: the split to evaluate, in stage evaluate.
+        statistics: of the federation; None in stage survey.
+        weights: to start from or to evaluate; empty in stage survey.
+    """
+
+    study: Study
+    stage: str
+    round: int
+    rounds: int
+    split: str
+    statistics: Statistics | None
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class SurveyReply:
+    """Who a site is and what it has."""
+
+    site: str
+    survey: Survey
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site learned in one round.
+
+    Attributes:
+        examples: training examples of the site, the weight of its update.
+        loss: mean training loss.
+        tuning: scores of the incoming weights on the site's tuning split; without cases where there is none.
+    """
+
+    site: str
+    weights: Weights
+    examples: int
+    loss: float
+    tuning: Scores
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the weights did on a split of one site."""
+
+    site: str
+    scores: Scores
+    seconds: float
+
+
+def task_records(task: Task) -> tuple[ArrayRecord, ConfigRecord]:
+    """The two records of a task, as Flower's strategies take them."""
+    config = ConfigRecord(
+        {
+            "protocol": PROTOCOL,
+            "study": to_json(task.study),
+            "stage": task.stage,
+            "round": task.round,
+            "rounds": task.rounds,
+            "split": task.split,
+            "statistics": "" if task.statistics is None else to_json(task.statistics),
+        }
+    )
+    return encode_weights(task.weights), config
+
+
+def task_content(task: Task) -> RecordDict:
+    """A task as the content of a message."""
+    arrays, config = task_records(task)
+    return RecordDict({ARRAYS: arrays, CONFIG: config})
+
+
+def decode_task(content: RecordDict) -> Task:
+    """The inverse of ``task_content``.
+
+    Raises:
+        MessageError: another protocol, a missing or ill-typed field, or a study that does not load.
+    """
+    config = content.config_records.get(CONFIG)
+    if config is None:
+        raise MessageError("task", f"must have a record {CONFIG}")
+    if _field(config, "protocol", int) != PROTOCOL:
+        remedy = "Install the same version of fedretina at the coordinator and the site."
+        raise MessageError("task.protocol", f"must be {PROTOCOL}", value=config["protocol"], remedy=remedy)
+    try:
+        study = from_json(Study, _field(config, "study", str))
+        text = _field(config, "statistics", str)
+        statistics = from_json(Statistics, text) if text else None
+    except ConfigError as error:
+        raise MessageError(f"task: {error.name}", error.rule, value=error.value, remedy=error.remedy) from None
+    arrays = content.array_records.get(ARRAYS)
+    return Task(
+        study=study,
+        stage=_field(config, "stage", str),
+        round=_field(config, "round", int),
+        rounds=_field(config, "rounds", int),
+        split=_field(config, "split", str),
+        statistics=statistics,
+        weights={} if arrays is None else decode_weights(arrays),
+    )
+
+
+def survey_content(reply: SurveyReply) -> RecordDict:
+    """A survey as the content of a message."""
+    return RecordDict({CONFIG: ConfigRecord({"site": reply.site, "survey": to_json(reply.survey)})})
+
+
+def decode_survey(content: RecordDict) -> SurveyReply:
+    """The inverse of ``survey_content``; raises ``MessageError``."""
+    config = _config(content)
+    try:
+        survey = from_json(Survey, _field(config, "survey", str))
+    except ConfigError as error:
+        raise MessageError(f"survey: {error.name}", error.rule, value=error.value) from None
+    return SurveyReply(_field(config, "site", str), survey)
+
+
+def update_content(update: Update) -> RecordDict:
+    """An update as the content of a message, in the form that Flower's strategies aggregate."""
+    metrics: dict[str, MetricRecordValues] = {
+        EXAMPLES: update.examples,
+        "loss": update.loss,
+        **_score_metrics(update.tuning),
+    }
+    return RecordDict(
+        {
+            ARRAYS: encode_weights(update.weights),
+            METRICS: MetricRecord(metrics),
+            CONFIG: ConfigRecord({"site": update.site, "seconds": update.seconds}),
+        }
+    )
+
+
+def decode_update(content: RecordDict, expected: Weights) -> Update:
+    """The inverse of ``update_content``.
+
+    Args:
+        expected: the weights that went out; names, shapes and dtypes must come back.
+
+    Raises:
+        MessageError: anything missing, ill-typed, of another shape, or not finite.
+    """
+    config, metrics, arrays = _config(content), _metrics(content), content.array_records.get(ARRAYS)
+    if arrays is None:
+        raise MessageError("update", f"must have a record {ARRAYS}")
+    weights = decode_weights(arrays)
+    if weights.keys() != expected.keys():
+        raise MessageError("update", "must name the model's tensors", value=sorted(weights.keys() ^ expected.keys())[0])
+    for name, array in weights.items():
+        if array.shape != expected[name].shape or array.dtype != expected[name].dtype:
+            rule = f"must be {expected[name].dtype}{list(expected[name].shape)}"
+            raise MessageError(f"update {name}", rule, value=f"{array.dtype}{list(array.shape)}")
+    examples, loss = _number(metrics, EXAMPLES), _number(metrics, "loss")
+    if examples <= 0 or examples != int(examples):
+        raise MessageError(f"update.{EXAMPLES}", "must be a whole number > 0", value=examples)
+    seconds = _field(config, "seconds", float)
+    return Update(_field(config, "site", str), weights, int(examples), loss, _decode_scores(metrics), seconds)
+
+
+def evaluation_content(evaluation: Evaluation) -> RecordDict:
+    """An evaluation as the content of a message."""
+    metrics: dict[str, MetricRecordValues] = {EXAMPLES: evaluation.scores.cases, **_score_metrics(evaluation.scores)}
+    config = ConfigRecord({"site": evaluation.site, "seconds": evaluation.seconds})
+    return RecordDict({METRICS: MetricRecord(metrics), CONFIG: config})
+
+
+def decode_evaluation(content: RecordDict) -> Evaluation:
+    """The inverse of ``evaluation_content``; raises ``MessageError``."""
+    config, metrics = _config(content), _metrics(content)
+    return Evaluation(_field(config, "site", str), _decode_scores(metrics), _field(config, "seconds", float))
+
+
+def error_reply(message: Message, reason: str) -> Message:
+    """A reply that says why a site did not do as asked."""
+    return Message(Error(_SITE_ERROR, reason), reply_to=message)
+
+
+def encode_weights(weights: Weights) -> ArrayRecord:
+    """Weights as a record of Flower."""
+    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+
+
+def decode_weights(arrays: ArrayRecord) -> Weights:
+    """Weights of a record of Flower; raises ``MessageError`` for what is not a finite float array."""
+    weights: Weights = {}
+    for name, item in arrays.items():
+        try:
+            array = item.numpy()  # np.load without pickle
+        except (ValueError, TypeError, OSError, EOFError) as error:
+            raise MessageError(f"weights {name}", "must be a NumPy array", value=str(error).splitlines()[0]) from None
+        if not np.issubdtype(array.dtype, np.floating):
+            raise MessageError(f"weights {name}", "must be floating point", value=str(array.dtype))
+        if not np.isfinite(array).all():
+            raise MessageError(f"weights {name}", "must be finite")
+        weights[name] = array
+    return weights
+
+
+def _score_metrics(scores: Scores) -> dict[str, MetricRecordValues]:
+    return {
+        "positives": scores.positives.tolist(),
+        "negatives": scores.negatives.tolist(),
+        "log-loss": scores.log_loss,
+        "squares": scores.squares,
+    }
+
+
+def _decode_scores(metrics: MetricRecord) -> Scores:
+    counts = {}
+    for name in ("positives", "negatives"):
+        values = metrics.get(name)
+        if not isinstance(values, list) or not all(isinstance(v, int) for v in values):
+            raise MessageError(f"reply.{name}", "must be a list of counts", value=type(values).__name__)
+        counts[name] = np.array(values, dtype=np.int64)
+    scores = Scores(counts["positives"], counts["negatives"], _number(metrics, "log-loss"), _number(metrics, "squares"))
+    scores.check("reply")
+    return scores
+
+
+def _config(content: RecordDict) -> ConfigRecord:
+    config = content.config_records.get(CONFIG)
+    if config is None:
+        raise MessageError("reply", f"must have a record {CONFIG}")
+    return config
+
+
+def _metrics(content: RecordDict) -> MetricRecord:
+    metrics = content.metric_records.get(METRICS)
+    if metrics is None:
+        raise MessageError("reply", f"must have a record {METRICS}")
+    return metrics
+
+
+def _number(metrics: MetricRecord, name: str) -> float:
+    value = metrics.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise MessageError(f"reply.{name}", "must be a finite number", value=value)
+    return float(value)
+
+
+def _field(config: ConfigRecord, name: str, kind: type[T]) -> T:
+    value = config.get(name)
+    if type(value) is not kind:
+        raise MessageError(f"record {CONFIG}: {name}", f"must be of type {kind.__name__}", value=value)
+    return value

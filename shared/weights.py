@@ -1,0 +1,54 @@
+"""Which tensors of an objective travel, and how are they read and put back?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.errors import MessageError
+
+Weights = dict[str, NDArray[np.generic]]
+
+
+def travelling(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and floating point buffers that are saved (running statistics), by name, shared ones once."""
+    saved = module.state_dict().keys()
+    buffers = {name: b for name, b in module.named_buffers() if name in saved and b.is_floating_point()}
+    return dict(module.named_parameters()) | buffers
+
+
+def read_weights(module: nn.Module) -> Weights:
+    """A copy of the travelling tensors as arrays."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in travelling(module).items()}
+
+
+def write_weights(module: nn.Module, weights: Mapping[str, NDArray[np.generic]]) -> None:
+    """Copy arrays into the travelling tensors, in place.
+
+    Raises:
+        MessageError: a name is missing or unknown, or a shape differs.
+    """
+    tensors = travelling(module)
+    if weights.keys() != tensors.keys():
+        odd = sorted(weights.keys() ^ tensors.keys())[0]
+        raise MessageError("weights", "must have the names of the model's tensors", value=odd)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            array = weights[name]
+            if array.shape != tuple(tensor.shape):
+                raise MessageError(f"weights {name}", f"must have shape {tuple(tensor.shape)}", value=array.shape)
+            tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def carry_encoders(source: Mapping[str, NDArray[np.generic]], target: Weights, prefix: str) -> Weights:
+    """``target`` with the image encoders of a pretrained ``source`` whose names it has.
+
+    Args:
+        prefix: what ``target`` puts before ``encoders.``.
+    """
+    carried = {prefix + name: array for name, array in source.items() if name.startswith("encoders.")}
+    return target | {name: array for name, array in carried.items() if name in target}

@@ -1,0 +1,64 @@
+"""Which sites does a simulation have? Cohorts are built once and kept by the digest of their settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.config import Task
+from shared.errors import ConfigError
+from shared.knobs import digest
+from shared.randomness import derive_seed
+from simulation.cohorts import ist, oct, synthetic
+from simulation.cohorts.config import Cohort, FolderCohort, IstCohort, OctCohort
+
+
+@dataclass(frozen=True)
+class Built:
+    """A cohort on disk: its site folders, and the truth of a synthetic one (None for real data)."""
+
+    sites: tuple[Path, ...]
+    truth: Path | None
+
+
+def build_cohort(cohort: Cohort, task: Task, seed: int, cache: Path, workers: int) -> Built:
+    """The site folders of a cohort, built unless they were before.
+
+    Args:
+        cache: folder of built cohorts; one that is interrupted leaves nothing there.
+
+    Raises:
+        ConfigError: settings that the cohort cannot serve.
+    """
+    if isinstance(cohort, FolderCohort):
+        return _existing(cohort)
+    name = f"{cohort.kind}-{derive_seed(digest(cohort), task.horizon_days, seed):016x}"
+    folder = cache / name
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache))
+        try:
+            if isinstance(cohort, IstCohort):
+                ist.build(cohort, seed=seed, folder=draft)
+            elif isinstance(cohort, OctCohort):
+                oct.build(cohort, seed=seed, folder=draft)
+            else:
+                synthetic.build(cohort, horizon_days=task.horizon_days, seed=seed, folder=draft, workers=workers)
+            os.replace(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    truth = folder / "truth.parquet"
+    sites = tuple(sorted(path for path in (folder / "sites").iterdir() if path.is_dir()))
+    return Built(sites, truth if truth.exists() else None)
+
+
+def _existing(cohort: FolderCohort) -> Built:
+    if not cohort.folders:
+        raise ConfigError("cohort.folders", "must name at least one site folder")
+    for folder in cohort.folders:
+        if not Path(folder).is_dir():
+            raise ConfigError("cohort.folders", "must name existing folders", value=folder)
+    return Built(tuple(Path(folder).resolve() for folder in cohort.folders), None)

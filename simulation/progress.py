@@ -1,0 +1,91 @@
+"""What does a researcher see while a simulation runs? A line a round; on a terminal, one live line an arm besides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from server.state import RoundRecord
+from simulation.arms import Arm
+
+
+class Progress:
+    """Shows the rounds of several arms as they end.
+
+    Args:
+        arms: all arms that will run, by which the time left is estimated.
+    """
+
+    def __init__(self, arms: Sequence[Arm], console: Console) -> None:
+        self._console = console
+        self._units = {arm.name: _units(arm) for arm in arms}
+        self._total = sum(self._units.values())
+        self._done: dict[str, float] = {}
+        self._latest: dict[str, RoundRecord] = {}
+        self._started = time.perf_counter()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def skip(self, arm: Arm) -> None:
+        """An arm that had ended before."""
+        self._total -= self._units[arm.name]
+
+    def show(self, arm: Arm, record: RoundRecord) -> None:
+        """One round has ended."""
+        self._latest[arm.name] = record
+        self._done[arm.name] = self._done.get(arm.name, 0.0) + _unit(arm, record.stage)
+        left = self._seconds_left()
+        if self._live is None:
+            self._console.print(f"{arm.name:<28} {describe(record)}  {left}", highlight=False, soft_wrap=True)
+        else:
+            self._live.update(self._table(left), refresh=True)
+        for site, reason in record.failed.items():
+            self._console.print(f"{arm.name}: {site} left out: {reason}", style="yellow", highlight=False)
+
+    def _seconds_left(self) -> str:
+        done = sum(self._done.values())
+        if not done or self._total <= 0:
+            return ""
+        elapsed = time.perf_counter() - self._started
+        return f"{max(elapsed * (self._total - done) / done, 0.0):.0f} s left"
+
+    def _table(self, left: str) -> Table:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for name, record in self._latest.items():
+            table.add_row(name, describe(record))
+        table.add_row("", left)
+        return table
+
+
+def describe(record: RoundRecord) -> str:
+    """A round in one line: stage, round, loss, AUROC, sites answered, seconds."""
+    asked = len(record.sites) + len(record.failed)
+    loss = "" if record.loss is None else f"  loss {record.loss:.4f}"
+    area = "" if record.auroc is None else f"  AUROC {record.auroc:.3f}"
+    sites = f"  {len(record.sites)}/{asked} site{'s' if asked != 1 else ''}"
+    return f"{record.stage:<8} {record.round:>3}/{record.rounds:<3}{loss}{area}{sites}  {record.seconds:.1f} s"
+
+
+def _units(arm: Arm) -> float:
+    """The work of an arm, in rounds of fine-tuning on images."""
+    pretrain = 0 if arm.pretrained else arm.study.pretrain.rounds
+    return pretrain * _unit(arm, "pretrain") + arm.study.finetune.rounds * _unit(arm, "finetune")
+
+
+def _unit(arm: Arm, stage: str) -> float:
+    if stage not in ("pretrain", "finetune"):
+        return 0.0
+    share = 0.25 if arm.site else 1.0  # a site alone has a part of the data
+    return share * (0.02 if not arm.study.image_modalities else 1.0)

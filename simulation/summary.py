@@ -1,0 +1,102 @@
+"""What did a comparison find? ``summary.json`` and ``rounds.jsonl`` of a simulated run, and the best possible AUROC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from client.splits import HELD_OUT, assign_splits, split_key
+from server.report.summary import arm_figures, site_rows
+from server.state import ROUNDS, State, load_state
+from shared.checkpoints import write_atomic
+from shared.knobs import digest, dump
+from shared.metrics import Scores
+from shared.site_folder import SiteFolder
+from simulation.arms import Arm
+from simulation.cohorts.synthetic.ceiling import expected_auroc
+from simulation.config import Experiment
+
+SCHEMA = 1
+
+
+def collect_rounds(chains: Sequence[Sequence[Arm]], folder: Path) -> None:
+    """Write the run's ``rounds.jsonl``: the rounds of every arm, each with the arm's name."""
+    lines = [
+        json.dumps({"arm": arm.name, **asdict(record)})
+        for chain in chains
+        for arm in chain
+        for record in load_state(arm.folder, arm.study).records
+    ]
+    write_atomic(folder / ROUNDS, "".join(f"{line}\n" for line in lines).encode())
+
+
+def summarise(
+    experiment: Experiment, chains: Sequence[Sequence[Arm]], truth: Path | None, command: str, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """The content of ``summary.json``; its keys are described in docs/summary.md."""
+    states = {arm: load_state(arm.folder, arm.study) for chain in chains for arm in chain}
+    first = next(iter(states))
+    summary: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": version("fedretina"),
+        "name": experiment.name,
+        "seed": experiment.seed,
+        "study_digest": digest(experiment.study),
+        "task": dump(experiment.task),
+        "cohort": dump(experiment.cohort),
+        "command": command,
+        "arms": _arms(states),
+        "sites": _sites(states, first),
+        "seconds": seconds,
+    }
+    if truth is not None and experiment.finetune.rounds:
+        summary["ceiling"] = _ceiling(experiment, truth, first)
+    return summary
+
+
+def _arms(states: dict[Arm, State]) -> dict[str, Any]:
+    """Figures by kind and inputs; a local arm's sites are put together, each judged by its own model."""
+    evaluations: dict[tuple[str, str], dict[str, Scores]] = {}
+    seconds: dict[tuple[str, str], float] = {}
+    for arm, state in states.items():
+        key = (arm.kind, arm.inputs)
+        evaluations.setdefault(key, {}).update(state.evaluations)
+        seconds[key] = seconds.get(key, 0.0) + sum(record.seconds for record in state.records)
+    arms: dict[str, Any] = {}
+    for (kind, inputs), scores in evaluations.items():
+        if scores:
+            arms.setdefault(kind, {})[inputs] = arm_figures(scores, seconds[kind, inputs])
+    return arms
+
+
+def _sites(states: dict[Arm, State], first: Arm) -> list[dict[str, Any]]:
+    """One row a site; when the first arm is not over all sites, the rows of its siblings besides."""
+    rows: dict[str, dict[str, Any]] = {}
+    for arm, state in states.items():
+        if arm.kind == first.kind and arm.inputs == first.inputs:
+            rows |= {row["name"]: row for row in site_rows(state)}
+    return list(rows.values())
+
+
+def _ceiling(experiment: Experiment, truth_file: Path, arm: Arm) -> dict[str, dict[str, float]]:
+    """The AUROC expected of the true posteriors on the held-out cases, averaged over sites as the arms' is."""
+    truth = pd.read_parquet(truth_file)
+    truth = truth[truth["task"] == experiment.task.name]
+    areas: dict[str, list[float]] = {"image": [], "clinical": [], "multimodal": []}
+    for site in map(SiteFolder, arm.judges):
+        cases = truth[truth["site"] == site.name]
+        splits = assign_splits(
+            cases["subject_id"], experiment.splits, split_key(experiment.study), site.subject_splits()
+        )
+        held_out = cases[splits == HELD_OUT]
+        for name, values in areas.items():
+            posterior = held_out[f"p_{name}"].to_numpy(np.float64)
+            values.append(expected_auroc(posterior, posterior))
+    return {name: {"auroc": round(float(np.mean(values)), 5)} for name, values in areas.items()}
