@@ -33,7 +33,8 @@ def build_app(folder_of: Callable[[Context], Path] = site_folder) -> ClientApp:
             try:
                 return Message(do(folder_of(context), message), reply_to=message)
             except FedretinaError as error:
-                return error_reply(message, str(error))
+                log.error("%s", error)
+                return error_reply(message, error.for_others())
             except Exception as error:  # its text may name patients or paths: it stays at the site
                 log.exception("The task failed")
                 return error_reply(message, f"{type(error).__name__}, see the log of the site")

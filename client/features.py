@@ -103,6 +103,6 @@ def _newest(rows: pd.DataFrame, cases: pd.DataFrame, lookback_days: int) -> pd.D
 
 def _age(events: pd.DataFrame, cases: pd.DataFrame) -> NDArray[np.float64]:
     births = events[(events["code"] == BIRTH) & events["time"].notna()].drop_duplicates("subject_id")
-    born = cases["subject_id"].map(births.set_index("subject_id")["time"])
-    years = (cases["prediction_time"] - born).dt.total_seconds() / _SECONDS_PER_YEAR
+    born = births.set_index("subject_id")["time"].reindex(cases["subject_id"])  # map() fails where nobody has one
+    years = (cases["prediction_time"] - born.to_numpy()).dt.total_seconds() / _SECONDS_PER_YEAR
     return np.asarray(years.where(years > 0), dtype=np.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -53,9 +54,9 @@ def open_pixels(folder: SiteFolder, height: int, width: int) -> Pixels:
 
 
 def _digest(folder: SiteFolder, index: pd.DataFrame, height: int, width: int) -> str:
-    """Names the pixels: by the index, the size, and each file's length and time of change."""
+    """Names the pixels: by the whole index, the size, and each file's length and time of change."""
     digest = hashlib.sha256(json.dumps([_FORMAT, height, width]).encode())
-    for column in ("image_id", "sha256", "frame"):
+    for column in index.columns:  # all of them: the table is kept beside the pixels
         digest.update("\0".join(map(str, index[column])).encode())
     for path in index["path"]:
         try:
@@ -144,5 +145,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16 bit and float scans: use their own range
         values = np.asarray(image, dtype=np.float32)
         low, high = float(values.min()), float(values.max())
+        if not math.isfinite(high - low):
+            raise ValueError("a scan must be finite")
         return Image.fromarray(((values - low) * (255.0 / max(high - low, 1e-6))).astype(np.uint8))
     return image.convert("L")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from shared.schema import check_site
 from shared.site_folder import SiteFolder
 from shared.statistics import Survey
 
+log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]  # rows of ``Pixels.values``; -1 where there is no scan
 
 
@@ -30,7 +32,8 @@ class SiteStore:
     """One site's data for one study.
 
     Attributes:
-        scans: per image modality, pixel rows (P,) of the P eyes at a visit; ``scan_splits`` their splits.
+        scans: per image modality, pixel rows (P,) of the P eyes at a visit; ``scan_subjects`` their patients,
+            ``scan_splits`` their splits.
         case_scans: per image modality, pixel rows (N, K) of the N labelled cases.
         clinical, recorded: as in ``shared.inputs.Cases``, for the N cases; None without the clinical branch.
         labels: (N,) 0 or 1; ``case_splits`` their splits, ``case_subjects`` their patients.
@@ -41,6 +44,7 @@ class SiteStore:
     pixels: Pixels | None
     patients: int
     scans: dict[str, Rows]
+    scan_subjects: NDArray[np.int64]
     scan_splits: NDArray[np.object_]
     case_scans: dict[str, Rows]
     clinical: NDArray[np.float32] | None
@@ -59,12 +63,37 @@ class SiteStore:
         """The labelled cases that belong to a split."""
         return np.flatnonzero(self.case_splits == split)
 
-    def take_scans(self, rows: Rows) -> Scans:
-        """A batch of eyes."""
-        images, shown = {}, {}
+    def take_scans(self, rows: Rows, random: np.random.Generator) -> Scans:
+        """A batch of eyes, each with another scan of its patient drawn at random."""
+        images, shown, others = {}, {}, {}
         for name, scans in self.scans.items():
             images[name], shown[name] = self._images(scans[rows])
-        return Scans(images, shown)
+            others[name], _ = self._images(self._draw_others(name, rows, random))
+        return Scans(images, shown, others)
+
+    def _draw_others(self, name: str, rows: Rows, random: np.random.Generator) -> Rows:
+        """Pixel rows of another scan of each row's patient and modality; of the same one where there is no other."""
+        order, start, count = self._by_patient[name]
+        if not len(order):
+            return self.scans[name][rows]
+        place = start[rows] + (random.random(len(rows)) * np.maximum(count[rows] - 1, 1)).astype(np.int64)
+        chosen = self.scans[name][order[np.minimum(place, len(order) - 1)]]
+        own = self.scans[name][rows]
+        # The last of a patient's scans takes the place of the row's own, so that each other is as likely.
+        last = self.scans[name][order[np.clip(start[rows] + count[rows] - 1, 0, len(order) - 1)]]
+        return np.where((own < 0) | (count[rows] < 2), own, np.where(chosen == own, last, chosen))
+
+    @cached_property
+    def _by_patient(self) -> dict[str, tuple[Rows, Rows, Rows]]:
+        """Per modality: rows with a scan, patient by patient; where the patient of each row begins, and its number."""
+        grouped = {}
+        for name, scans in self.scans.items():
+            there = np.flatnonzero(scans >= 0)
+            order = there[np.argsort(self.scan_subjects[there], kind="stable")]
+            sorted_subjects = self.scan_subjects[order]
+            start = np.searchsorted(sorted_subjects, self.scan_subjects, side="left")
+            grouped[name] = (order, start, np.searchsorted(sorted_subjects, self.scan_subjects, side="right") - start)
+        return grouped
 
     def take_cases(self, rows: Rows) -> Cases:
         """A batch of labelled cases."""
@@ -148,12 +177,14 @@ def open_store(path: Path, study: Study) -> SiteStore:
         remedy = "Label the site again, or set task.horizon_days."
         raise SiteError(f"{dataset.site}: horizon of {study.task.name}", rule, value=horizon, remedy=remedy)
     labels, fixed, key = folder.labels(study.task.name), folder.subject_splits(), split_key(study)
-    pixels, scans, scan_splits, case_scans = None, {}, np.empty(0, dtype=object), {}
+    pixels, scans, case_scans = None, {}, {}
+    scan_subjects, scan_splits = np.empty(0, dtype=np.int64), np.empty(0, dtype=object)
     if study.image_modalities:
         pixels = open_pixels(folder, study.images.height, study.images.width)
         _check_quarantine(pixels, settings, dataset.site)
-        eyes = _eyes(pixels.table)
+        eyes = _eyes(pixels.table, study)
         scans = {name: eyes[name.upper()].to_numpy(np.int64) for name in study.image_modalities}
+        scan_subjects = eyes["subject_id"].to_numpy(np.int64)
         scan_splits = assign_splits(eyes["subject_id"], study.splits, key, fixed)
         case_scans = _scans_of_cases(pixels.table, labels, study)
     clinical = recorded = None
@@ -167,6 +198,7 @@ def open_store(path: Path, study: Study) -> SiteStore:
         pixels=pixels,
         patients=len(set(events["subject_id"]) | set(index["subject_id"])),
         scans=scans,
+        scan_subjects=scan_subjects,
         scan_splits=scan_splits,
         case_scans=case_scans,
         clinical=clinical,
@@ -182,15 +214,17 @@ def open_store(path: Path, study: Study) -> SiteStore:
 def _check_quarantine(pixels: Pixels, settings: SiteSettings, site: str) -> None:
     bad, total = len(pixels.quarantined), len(pixels.quarantined) + len(pixels.table)
     if bad > settings.quarantine_limit * total:
-        first = pixels.quarantined.iloc[0]
+        for scan in pixels.quarantined.itertuples():  # here only: a file's name may name a patient
+            log.warning("%s %s", scan.path, scan.reason)
         rule = f"must be at most {settings.quarantine_limit:.0%} of {total} (site.yaml: quarantine_limit)"
-        remedy = f"The first is {first['path']}: {first['reason']}."
+        remedy = "The log of the site names them."
         raise SiteError(f"site {site}: unreadable scans", rule, value=bad, remedy=remedy)
 
 
-def _eyes(table: pd.DataFrame) -> pd.DataFrame:
+def _eyes(table: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row an eye at a visit: its patient, and its pixel rows under OCT and IR (-1 where there is none)."""
     table = table.assign(row=np.arange(len(table)))
+    table = table[table["modality"].str.lower().isin(study.image_modalities)]
     table["eye_visit"] = table["pair_id"].where(table["pair_id"].notna(), "single " + table["image_id"].astype(str))
     wide = table.pivot_table(index=["eye_visit", "subject_id"], columns="modality", values="row", aggfunc="first")
     return wide.reindex(columns=["OCT", "IR"]).fillna(-1).astype(np.int64).reset_index()

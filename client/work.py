@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from client.evaluation import evaluate, fit_intercept
@@ -38,7 +39,8 @@ def train_round(folder: Path, task: Task) -> Update:
     started = time.perf_counter()
     store, study = open_store(folder, task.study), task.study
     device, objective = _prepare(store, task)
-    tuning, take, stage = empty_scores(), _taker(store, task.stage), _stage(study, task.stage)
+    seed = derive_seed(study.seed, task.stage, task.round, store.name)
+    tuning, take, stage = empty_scores(), _taker(store, task.stage, seed), _stage(study, task.stage)
     if isinstance(objective, SupervisedObjective):
         store.check_trainable()
         rows = store.rows_of_cases(TRAIN)
@@ -47,7 +49,6 @@ def train_round(folder: Path, task: Task) -> Update:
     else:
         store.check_pretrainable()
         rows = store.rows_of_scans(TRAIN)
-    seed = derive_seed(study.seed, task.stage, task.round, store.name)
     optimizer = build_optimizer(objective, study, stage)
     trained = train(objective, rows, take, stage, optimizer, seed, task.round, device)
     seconds = time.perf_counter() - started
@@ -69,8 +70,10 @@ def evaluate_split(folder: Path, task: Task) -> Evaluation:
     return Evaluation(store.name, scores, time.perf_counter() - started)
 
 
-def _taker(store: SiteStore, stage: str) -> Callable[[Rows], Batch]:
-    return store.take_cases if stage == FINETUNE else store.take_scans
+def _taker(store: SiteStore, stage: str, seed: int) -> Callable[[Rows], Batch]:
+    if stage == FINETUNE:
+        return store.take_cases
+    return partial(store.take_scans, random=np.random.default_rng(seed))
 
 
 def _stage(study: Study, stage: str) -> Stage:
@@ -83,15 +86,15 @@ def _prepare(store: SiteStore, task: Task) -> tuple[torch.device, Objective]:
         raise MessageError("task.statistics", f"must be given in stage {task.stage}")
     stage = PRETRAIN if task.stage == PRETRAIN else FINETUNE
     device = torch.device(store.settings.device)
-    objective = _built_objective(task.study, stage, task.statistics).to(device)
+    objective = _built_objective(task.study, stage, task.statistics, device)
     write_weights(objective, task.weights)
     return device, objective
 
 
 @lru_cache(maxsize=4)
-def _built_objective(study: Study, stage: str, statistics: Statistics) -> Objective:
+def _built_objective(study: Study, stage: str, statistics: Statistics, device: torch.device) -> Objective:
     """Kept between rounds: building a model by name can take longer than a small site's round."""
-    return build_objective(study, stage, statistics)
+    return build_objective(study, stage, statistics).to(device)
 
 
 def _own_intercept(objective: SupervisedObjective, store: SiteStore, task: Task, device: torch.device) -> None:

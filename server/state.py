@@ -44,6 +44,7 @@ class State:
     """A study between two phases.
 
     Attributes:
+        nodes: names of the sites by node, so that one that fails after a restart is named.
         stage, round: the last training round that was completed; ``round`` 0 is the start of the stage.
         weights: the stage's objective after that round.
         memory: of the strategy.
@@ -53,6 +54,7 @@ class State:
     """
 
     surveys: dict[str, Survey] = field(default_factory=dict)
+    nodes: dict[int, str] = field(default_factory=dict)
     statistics: Statistics | None = None
     stage: str = ""
     round: int = 0
@@ -85,6 +87,7 @@ def save_state(folder: Path, study: Study, state: State) -> None:
         "kind": "state",
         "study_digest": digest(study),
         "surveys": {site: dump(survey) for site, survey in state.surveys.items()},
+        "nodes": list(state.nodes.items()),  # JSON has no integer keys
         "statistics": None if state.statistics is None else to_json(state.statistics),
         "stage": state.stage,
         "round": state.round,
@@ -117,6 +120,7 @@ def load_state(folder: Path, study: Study) -> State:
         parts.setdefault(part, {})[name] = array
     return State(
         surveys={site: load(Survey, data) for site, data in facts["surveys"].items()},
+        nodes=dict(facts["nodes"]),
         statistics=None if facts["statistics"] is None else from_json(Statistics, facts["statistics"]),
         stage=facts["stage"],
         round=facts["round"],

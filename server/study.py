@@ -79,12 +79,34 @@ def run_study(
     return _Run(study, grid, judges or grid, folder, watch).complete(load_state(folder, study), pretrained)
 
 
+def check_study(study: Study) -> None:
+    """Build what a study will need, so that what only building shows is told before anything runs.
+
+    Raises:
+        FedretinaError: of the strategy, the model, or the weights that it starts from.
+    """
+    build_strategy(study)
+    for stage, config in ((PRETRAIN, study.pretrain), (FINETUNE, study.finetune)):
+        if config.rounds:
+            _initial_weights(study, stage, Statistics.neutral(study))
+
+
+def _initial_weights(study: Study, stage: str, statistics: Statistics) -> Weights:
+    objective = build_objective(study, stage, statistics)
+    encoders = objective.get_submodule("encoders" if stage == PRETRAIN else "model.encoders")
+    for name, file in study.model.image.weights.items():
+        if name in study.image_modalities:
+            start_encoder(encoders.get_submodule(name), Path(file), f"model.image.weights.{name}")
+    return read_weights(objective)
+
+
 class _Run:
     def __init__(self, study: Study, grid: Grid, judges: Grid, folder: Path, watch: Watch) -> None:
         self.study, self.grid, self.judges, self.folder, self.watch = study, grid, judges, folder, watch
         self.names: dict[tuple[Grid, int], str] = {}  # of nodes, as their replies state them
 
     def complete(self, state: State, pretrained: Weights | None) -> State:
+        self.names = {(self.grid, node): name for node, name in state.nodes.items()}
         if not state.surveys:
             state = self._survey(state)
         if pretrained is not None and not state.pretrained:
@@ -103,7 +125,9 @@ class _Run:
         started = time.perf_counter()
         task = Task(self.study, SURVEY, 0, 0, "", None, {})
         messages = _to_all(self.grid, task, MessageType.QUERY)
-        surveys, failed = self._collect(self.grid, messages, lambda message: decode_survey(message.content), SURVEY)
+        surveys, failed = self._collect(
+            self.grid, messages, lambda message: decode_survey(message.content, self.study), SURVEY
+        )
         state = replace(state, surveys={site: reply.survey for site, (reply, _) in surveys.items()})
         statistics = Statistics.of(merge([survey for _, survey in sorted(state.surveys.items())]))
         return self._finish(replace(state, statistics=statistics), SURVEY, 1, 1, started, list(surveys), failed)
@@ -113,23 +137,17 @@ class _Run:
         if state.stage == stage:
             write_memory(strategy, state.memory)
         else:
-            state = replace(state, stage=stage, round=0, weights=self._initial_weights(stage, state), memory={})
+            assert state.statistics is not None
+            weights = _initial_weights(self.study, stage, state.statistics)
+            if stage == FINETUNE:
+                weights = carry_encoders(state.pretrained, weights, "model.")
+            state = replace(state, stage=stage, round=0, weights=weights, memory={})
         while state.round < config.rounds:
             state = self._round(state, strategy, stage, config.rounds)
         if stage == PRETRAIN:
             state = replace(state, pretrained=state.weights)
             save_arrays(self.folder / PRETRAINED, state.pretrained, {"kind": PRETRAINED})
         return state
-
-    def _initial_weights(self, stage: str, state: State) -> Weights:
-        assert state.statistics is not None
-        objective = build_objective(self.study, stage, state.statistics)
-        encoders = objective.get_submodule("encoders" if stage == PRETRAIN else "model.encoders")
-        for name, file in self.study.model.image.weights.items():
-            if name in self.study.image_modalities:
-                start_encoder(encoders.get_submodule(name), Path(file), f"model.image.weights.{name}")
-        weights = read_weights(objective)
-        return carry_encoders(state.pretrained, weights, "model.") if stage == FINETUNE else weights
 
     def _round(self, state: State, strategy: Strategy, stage: str, rounds: int) -> State:
         started, number = time.perf_counter(), state.round + 1
@@ -148,7 +166,9 @@ class _Run:
             state = self._keep_best(state, tuning)
         examples = sum(update.examples for update, _ in updates.values())
         loss = sum(update.loss * update.examples for update, _ in updates.values()) / examples
-        state = replace(state, round=number, weights=decode_weights(aggregated), memory=read_memory(strategy))
+        # Some strategies compute in double precision; the weights keep their own.
+        weights = {name: a.astype(state.weights[name].dtype) for name, a in decode_weights(aggregated).items()}
+        state = replace(state, round=number, weights=weights, memory=read_memory(strategy))
         return self._finish(state, stage, number, rounds, started, list(updates), failed, loss, tuning)
 
     def _evaluate(self, state: State) -> State:
@@ -208,7 +228,8 @@ class _Run:
             failed=failed,
             seconds=round(time.perf_counter() - started, 4),
         )
-        state = state.recorded(record)
+        nodes = {node: name for (grid, node), name in self.names.items() if grid is self.grid}
+        state = replace(state, nodes=nodes).recorded(record)
         save_state(self.folder, self.study, state)
         self.watch(record)
         return state

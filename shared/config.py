@@ -140,8 +140,11 @@ class SimCLR:
     temperature: float = knob(0.2, "temperature of NT-Xent", gt=0.0)
     projection_width: int = knob(64, "width of the projections", ge=1)
     positives: str = knob(
-        "views", "views: of one image; eye: OCT and infrared of one eye too", choices=["views", "eye"]
+        "views",
+        "views: of one scan; patient: of two scans of a patient where there are two",
+        choices=["views", "patient"],
     )
+    between_modalities: bool = knob(False, "OCT and infrared scan of one eye are a positive pair too")
 
 
 @dataclass(frozen=True)
@@ -250,10 +253,10 @@ class Study:
             raise ConfigError(f"{path}finetune.select", "best needs splits.tuning > 0", remedy=remedy)
         if not self.pretrain.rounds and not self.finetune.rounds:
             raise ConfigError(f"{path}finetune.rounds", "must be > 0 when pretrain.rounds is 0", value=0)
-        across = isinstance(self.objective, SimCLR) and self.objective.positives == "eye"
-        if across and self.pretrain.rounds and len(self.image_modalities) < 2:
-            remedy = "Use objective.positives=views or both image modalities."
-            raise ConfigError(f"{path}objective.positives", "eye needs oct and ir", remedy=remedy)
+        between = isinstance(self.objective, SimCLR) and self.objective.between_modalities
+        if between and self.pretrain.rounds and len(self.image_modalities) < 2:
+            remedy = "Set it to false, or use both."
+            raise ConfigError(f"{path}objective.between_modalities", "needs oct and ir", value=True, remedy=remedy)
         if isinstance(self.objective, MAE) and self.pretrain.rounds:
             for side, pixels in (("height", self.images.height), ("width", self.images.width)):
                 if pixels % self.objective.patch:

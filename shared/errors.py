@@ -19,6 +19,10 @@ class FedretinaError(Exception):
         hint = f". {remedy}" if remedy else ""
         super().__init__(f"{name} {rule}{found}{hint}")
 
+    def for_others(self) -> str:
+        """What may leave a site: the whole, but where values may name patients."""
+        return str(self)
+
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders in a simulation; keyword arguments would be lost by default.
         return _rebuild, (type(self), self.name, self.rule, self.value, self.remedy)

@@ -48,10 +48,12 @@ class Scans:
     Attributes:
         images: uint8 of shape (B, 1, H, W), keyed ``oct`` and ``ir``.
         shown: bool of shape (B,), keyed alike: where the scan is there.
+        others: as ``images``: another scan of the same patient and modality, the same one where there is no other.
     """
 
     images: dict[str, Tensor]
     shown: dict[str, Tensor]
+    others: dict[str, Tensor]
 
     def __len__(self) -> int:
         return max((len(tensor) for tensor in self.shown.values()), default=0)
@@ -61,6 +63,7 @@ class Scans:
         return Scans(
             {name: tensor.to(device) for name, tensor in self.images.items()},
             {name: tensor.to(device) for name, tensor in self.shown.items()},
+            {name: tensor.to(device) for name, tensor in self.others.items()},
         )
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -124,14 +125,24 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise ConfigError(name, "must be a mapping with names as keys", value=value)
-        return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return {key: _convert(arguments[1], item, f"{name}.{key}") for key, item in value.items()}
+    if hint is object:
+        return _plain_data(value, name)
+    if hint is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    if hint is Any:
-        return value
-    if type(value) is not hint or (hint is float and value != value):
+    if type(value) is not hint:
         raise ConfigError(name, f"must be of type {hint.__name__}", value=value)
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(name, "must be finite", value=value)
     return value
+
+
+def _plain_data(value: Any, name: str) -> Any:
+    """A value whose type is not declared, as ``from_json`` would give it back."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        raise ConfigError(name, "must be plain data with finite numbers", value=value) from None
 
 
 def _choose(arguments: Sequence[Any], value: Any, name: str) -> Any:
@@ -141,7 +152,7 @@ def _choose(arguments: Sequence[Any], value: Any, name: str) -> Any:
         return options[0]
     by_kind = {option.__dataclass_fields__["kind"].default: option for option in options}
     kind = value.get("kind") if isinstance(value, Mapping) else None
-    if kind not in by_kind:
+    if not isinstance(kind, str) or kind not in by_kind:
         raise ConfigError(f"{name}.kind", f"must be one of {', '.join(by_kind)}", value=kind)
     return by_kind[kind]
 
@@ -172,7 +183,7 @@ def from_json(kind: type[T], text: str) -> T:
     """
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or a number of thousands of digits
         raise ConfigError(kind.__name__, "must be valid JSON", value=str(error)) from None
     return load(kind, data)
 

@@ -13,14 +13,15 @@ from typing import TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, MetricRecordValues, RecordDict
 
-from shared.config import Study
+from shared.config import CLINICAL, Study
 from shared.errors import ConfigError, MessageError
 from shared.knobs import from_json, to_json
 from shared.metrics import Scores
-from shared.statistics import Statistics, Survey
+from shared.statistics import Statistics, Survey, numeric_names
 from shared.weights import Weights
 
 PROTOCOL = 1
+STAGES = ("survey", "pretrain", "finetune", "evaluate")
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the names that Flower's strategies expect
 EXAMPLES = "num-examples"  # the weight by which Flower's strategies average
 _SITE_ERROR = 1000  # error codes of applications start here
@@ -124,12 +125,21 @@ def decode_task(content: RecordDict) -> Task:
         statistics = from_json(Statistics, text) if text else None
     except ConfigError as error:
         raise MessageError(f"task: {error.name}", error.rule, value=error.value, remedy=error.remedy) from None
+    stage, number, rounds = _field(config, "stage", str), _field(config, "round", int), _field(config, "rounds", int)
+    if stage not in STAGES:
+        raise MessageError("task.stage", f"must be one of {', '.join(STAGES)}", value=stage)
+    if not 0 <= number <= rounds:
+        raise MessageError("task.round", f"must be >= 0 and <= task.rounds ({rounds})", value=number)
+    if statistics is not None and CLINICAL in study.modalities:
+        width = len(numeric_names(study))
+        if not len(statistics.mean) == len(statistics.deviation) == width:
+            raise MessageError("task: statistics", f"must be of the study's {width} numeric features")
     arrays = content.array_records.get(ARRAYS)
     return Task(
         study=study,
-        stage=_field(config, "stage", str),
-        round=_field(config, "round", int),
-        rounds=_field(config, "rounds", int),
+        stage=stage,
+        round=number,
+        rounds=rounds,
         split=_field(config, "split", str),
         statistics=statistics,
         weights={} if arrays is None else decode_weights(arrays),
@@ -141,13 +151,16 @@ def survey_content(reply: SurveyReply) -> RecordDict:
     return RecordDict({CONFIG: ConfigRecord({"site": reply.site, "survey": to_json(reply.survey)})})
 
 
-def decode_survey(content: RecordDict) -> SurveyReply:
-    """The inverse of ``survey_content``; raises ``MessageError``."""
+def decode_survey(content: RecordDict, study: Study) -> SurveyReply:
+    """The inverse of ``survey_content``; raises ``MessageError``, also for sums of other features than the study's."""
     config = _config(content)
     try:
         survey = from_json(Survey, _field(config, "survey", str))
     except ConfigError as error:
         raise MessageError(f"survey: {error.name}", error.rule, value=error.value) from None
+    width = len(numeric_names(study)) if CLINICAL in study.modalities else 0
+    if not len(survey.counts) == len(survey.sums) == len(survey.squares) == width:
+        raise MessageError("survey", f"must be of the study's {width} numeric features", value=len(survey.counts))
     return SurveyReply(_field(config, "site", str), survey)
 
 
@@ -222,8 +235,10 @@ def decode_weights(arrays: ArrayRecord) -> Weights:
     for name, item in arrays.items():
         try:
             array = item.numpy()  # np.load without pickle
-        except (ValueError, TypeError, OSError, EOFError) as error:
-            raise MessageError(f"weights {name}", "must be a NumPy array", value=str(error).splitlines()[0]) from None
+            if not isinstance(array, np.ndarray):
+                raise TypeError("an archive of arrays")
+        except Exception as error:  # NumPy fails in a dozen ways on bytes that are no array
+            raise MessageError(f"weights {name}", "must be a NumPy array", value=str(error).split("\n")[0]) from None
         if not np.issubdtype(array.dtype, np.floating):
             raise MessageError(f"weights {name}", "must be floating point", value=str(array.dtype))
         if not np.isfinite(array).all():
@@ -245,7 +260,8 @@ def _decode_scores(metrics: MetricRecord) -> Scores:
     counts = {}
     for name in ("positives", "negatives"):
         values = metrics.get(name)
-        if not isinstance(values, list) or not all(isinstance(v, int) for v in values):
+        # The bound keeps sums over all bins and sites far from overflow.
+        if not isinstance(values, list) or not all(isinstance(v, int) and abs(v) < 2**31 for v in values):
             raise MessageError(f"reply.{name}", "must be a list of counts", value=type(values).__name__)
         counts[name] = np.array(values, dtype=np.int64)
     scores = Scores(counts["positives"], counts["negatives"], _number(metrics, "log-loss"), _number(metrics, "squares"))
@@ -278,4 +294,6 @@ def _field(config: ConfigRecord, name: str, kind: type[T]) -> T:
     value = config.get(name)
     if type(value) is not kind:
         raise MessageError(f"record {CONFIG}: {name}", f"must be of type {kind.__name__}", value=value)
+    if kind is float and not math.isfinite(float(value)):
+        raise MessageError(f"record {CONFIG}: {name}", "must be finite", value=value)
     return value

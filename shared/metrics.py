@@ -67,7 +67,8 @@ def score(logits: Floats, labels: Floats) -> Scores:
         labels: (N,), 0 or 1.
     """
     width = 2 * _LARGEST_LOGIT / BINS
-    bins = np.clip(((logits + _LARGEST_LOGIT) / width).astype(np.int64), 0, BINS - 1)
+    within = np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)  # before the cast, which would wrap large ones around
+    bins = np.minimum(((within + _LARGEST_LOGIT) / width).astype(np.int64), BINS - 1)
     positive = labels > 0.5
     return Scores(
         positives=np.bincount(bins[positive], minlength=BINS).astype(np.int64),
@@ -84,7 +85,7 @@ def empty_scores() -> Scores:
 
 def auroc(scores: Scores) -> float | None:
     """Chance that a positive case ranks above a negative one, ties half; None when a class is absent."""
-    positives, negatives = scores.positives.sum(), scores.negatives.sum()
+    positives, negatives = float(scores.positives.sum()), float(scores.negatives.sum())
     if not positives or not negatives:
         return None
     below = np.cumsum(scores.negatives) - scores.negatives
@@ -167,7 +168,8 @@ def recalibration(scores: Scores) -> tuple[float, float] | None:
         return None
     logits, counts = _centre_logits(), (scores.positives + scores.negatives).astype(np.float64)
     design = np.stack([logits, np.ones_like(logits)])
-    slope_intercept = np.array([1.0, 0.0])
+    # From the line of no information, whence Newton's steps also reach a line that falls.
+    slope_intercept = np.array([0.0, math.log(scores.positives.sum() / scores.negatives.sum())])
     for _ in range(50):
         risk = _sigmoid(slope_intercept @ design)
         gradient = design @ (scores.positives - counts * risk)

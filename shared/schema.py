@@ -23,6 +23,9 @@ class SiteFaultsError(SiteError):
         lines = "\n".join(f"  {fault}" for fault in faults)
         SiteError.__init__(self, str(folder), f"breaks the contract in {len(faults)} place(s):\n{lines}")
 
+    def for_others(self) -> str:  # file names, image ids and codes of an export may name its patients
+        return f"site folder breaks the contract in {len(self.faults)} place(s); there, fedretina site check lists them"
+
     def __reduce__(self) -> tuple[object, ...]:
         return SiteFaultsError, (self.folder, self.faults)
 

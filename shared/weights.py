@@ -41,7 +41,7 @@ def write_weights(module: nn.Module, weights: Mapping[str, NDArray[np.generic]])
             array = weights[name]
             if array.shape != tuple(tensor.shape):
                 raise MessageError(f"weights {name}", f"must have shape {tuple(tensor.shape)}", value=array.shape)
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            tensor.copy_(torch.from_numpy(np.asarray(array, order="C")))
 
 
 def carry_encoders(source: Mapping[str, NDArray[np.generic]], target: Weights, prefix: str) -> Weights:

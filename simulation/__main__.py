@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -25,26 +29,48 @@ def main(arguments: list[str]) -> int:
     """Run ``fedretina simulate`` with some arguments; the exit code is 0 only when all that was asked is done."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that its errors reach the handler below
     register()
-    sys.argv = ["fedretina simulate", *arguments]
+    # Hydra takes no overrides after the flag.
+    sys.argv = ["fedretina simulate", *sorted(arguments, key=lambda argument: argument in ("--multirun", "-m"))]
+    errors: list[Exception] = []
+
+    def job(composed: DictConfig) -> None:
+        with _telling(errors):  # here, so that the other jobs of a multirun go on
+            _run(composed, _swept(arguments))
+
     try:
-        _run()
-    except (HydraException, OmegaConfBaseException, FedretinaError) as error:
-        print(f"fedretina: {_one_line(error)}", file=sys.stderr)
-        return 2
+        with _telling(errors):
+            hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(job)()
     except KeyboardInterrupt:
         print("fedretina: interrupted; go on with it by resume=runs/latest", file=sys.stderr)
         return 130
-    return 0
+    return 2 if errors else 0
 
 
-@hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
-def _run(composed: DictConfig) -> None:
-    console = Console()
+@contextmanager
+def _telling(errors: list[Exception]) -> Iterator[None]:
+    """Tell an error that its user can mend in one line, and note it."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, FedretinaError) as error:
+        print(f"fedretina: {_one_line(error)}", file=sys.stderr)
+        errors.append(error)
+
+
+def _swept(arguments: list[str]) -> set[str]:
+    """The settings to which the command line gives several values."""
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return {override.key_or_group for override in parsed if override.is_sweep_override()}
+
+
+def _run(composed: DictConfig, swept: set[str]) -> None:
+    console = Console(markup=False)  # paths may hold brackets
     experiment = to_experiment(composed)
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN and experiment.run.dir:
         # One folder a job, named by what was swept.
-        name = hydra_config.job.override_dirname or str(hydra_config.job.num)
+        own = [override for override in hydra_config.overrides.task if override.split("=")[0] in swept]
+        name = re.sub(r"[^\w=.,-]", "_", ",".join(own)) or str(hydra_config.job.num)
         composed.run.dir = str(Path(experiment.run.dir) / name)
         experiment = to_experiment(composed)
     command = shlex.join(["fedretina", "simulate", *hydra_config.overrides.task])
@@ -53,9 +79,7 @@ def _run(composed: DictConfig) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """Hydra's and OmegaConf's errors run over several lines; ours are one."""
-    if isinstance(error, FedretinaError):
-        return str(error)
+    """Hydra's and OmegaConf's errors run over several lines, and so do the faults of a site."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(line for line in lines if not line.startswith(("full_key", "object_type", "reference_type")))
 

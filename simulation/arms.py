@@ -9,8 +9,6 @@ from pathlib import Path
 from shared.config import CLINICAL, Study
 from simulation.config import CENTRALISED, FEDERATED, INPUTS, LOCAL, SCRATCH, Comparison
 
-MULTIMODAL = "multimodal"
-
 
 @dataclass(frozen=True)
 class Arm:
@@ -65,8 +63,8 @@ def plan(study: Study, comparison: Comparison, sites: Sequence[Path], pooled: Pa
 def _inputs(study: Study, comparison: Comparison) -> dict[str, tuple[str, ...]]:
     """The modalities of each model, the one whose pretraining the others take over first."""
     if not comparison.inputs:
-        names = [name for name, parts in INPUTS.items() if set(parts) == set(study.modalities)]
-        return {names[0] if names else MULTIMODAL: study.modalities}
+        fitting = [name for name, parts in INPUTS.items() if set(study.modalities) <= set(parts)]
+        return {min(fitting, key=lambda name: len(INPUTS[name])): study.modalities}
     ordered = [name for name in INPUTS if name in comparison.inputs]
     return {name: tuple(m for m in study.modalities if m in INPUTS[name]) for name in ordered}
 

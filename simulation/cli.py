@@ -22,4 +22,4 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Folders of finished
     from server.report.record import read_run
     from simulation.results import show_areas
 
-    show_areas([read_run(run) for run in runs], Console())
+    show_areas([read_run(run) for run in runs], Console(markup=False))

@@ -30,10 +30,20 @@ def register() -> None:
     """
     store = ConfigStore.instance()
     top = {name: value for name, value in dump(Experiment()).items() if name not in _GROUPS}
-    store.store(name="base", node=top)
+    store.store(name="base", node=_open_mappings(OmegaConf.create(top)))
     for group, trees in _GROUPS.items():
         for name, tree in trees.items():
-            store.store(group=group, name=f"base_{name}", node=dump(tree))
+            store.store(group=group, name=f"base_{name}", node=_open_mappings(OmegaConf.create(dump(tree))))
+
+
+def _open_mappings(node: DictConfig) -> DictConfig:
+    """Let an override put names of its own into the mappings among the knobs, which are empty by default."""
+    if not node:
+        OmegaConf.set_struct(node, False)
+    for child in node.values():
+        if isinstance(child, DictConfig):
+            _open_mappings(child)
+    return node
 
 
 def to_experiment(composed: DictConfig) -> Experiment:

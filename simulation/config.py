@@ -26,6 +26,8 @@ class Comparison:
     def check_consistent(self, path: str) -> None:
         if not self.arms:
             raise ConfigError(f"{path}arms", "must name at least one arm")
+        if len(set(self.arms)) != len(self.arms):
+            raise ConfigError(f"{path}arms", "must name each arm once", value=list(self.arms))
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Experiment(Study):
         if SCRATCH in self.comparison.arms and not self.pretrain.rounds:
             remedy = "Set pretrain.rounds, or leave federated_scratch out."
             raise ConfigError("comparison.arms", "federated_scratch needs a pretraining stage", remedy=remedy)
+        if SCRATCH in self.comparison.arms and self.comparison.inputs == (CLINICAL,):
+            remedy = "Add multimodal or image to comparison.inputs, or leave federated_scratch out."
+            raise ConfigError("comparison.arms", "federated_scratch needs inputs with images", remedy=remedy)
 
 
 __all__ = ["Comparison", "Experiment", "FolderCohort", "IstCohort", "OctCohort", "Run", "Simulation", "SyntheticCohort"]

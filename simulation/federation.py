@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from flwr.app import Context
@@ -17,6 +21,9 @@ from shared.weights import Weights
 from simulation.arms import Arm
 from simulation.grid import LocalGrid
 
+SITES_LOG = "sites.log"
+_NODES_TIMEOUT_S = 60.0
+
 
 def run_arm(arm: Arm, backend: str, threads: int, watch: Watch) -> State:
     """Run an arm to its end, or from where it was interrupted.
@@ -26,10 +33,27 @@ def run_arm(arm: Arm, backend: str, threads: int, watch: Watch) -> State:
     """
     torch.set_num_threads(threads)
     logging.getLogger("flwr").setLevel(logging.WARNING)
+    logging.getLogger("server.study").setLevel(logging.ERROR)  # whoever watches hears of sites that are left out
     pretrained = None if arm.pretrained is None else load_arrays(arm.pretrained / PRETRAINED)[0]
-    if backend == "ray":
-        return _run_on_ray(arm, watch, pretrained)
-    return run_study(arm.study, LocalGrid(arm.trains), arm.folder, watch, pretrained, LocalGrid(arm.judges))
+    with _logs_of_sites(arm.folder / SITES_LOG):
+        if backend == "ray":
+            return _run_on_ray(arm, watch, pretrained)
+        return run_study(arm.study, LocalGrid(arm.trains), arm.folder, watch, pretrained, LocalGrid(arm.judges))
+
+
+@contextmanager
+def _logs_of_sites(file: Path) -> Iterator[None]:
+    """Keep what sites would write to their own logs and not send: in a simulation the researcher is every site."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    logger, handler = logging.getLogger("client"), logging.FileHandler(file, delay=True)
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.propagate = before
 
 
 def _run_on_ray(arm: Arm, watch: Watch, pretrained: Weights | None) -> State:
@@ -37,18 +61,27 @@ def _run_on_ray(arm: Arm, watch: Watch, pretrained: Weights | None) -> State:
     from flwr.simulation import run_simulation
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    sites = list(dict.fromkeys((*arm.trains, *arm.judges)))
-    client = build_app(lambda context: sites[int(context.node_config["partition-id"])])
+    client = build_app(lambda context: arm.trains[int(context.node_config["partition-id"])])
     server, outcome = ServerApp(), list[State | BaseException]()
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         try:
-            outcome.append(run_study(arm.study, grid, arm.folder, watch, pretrained))
+            _await_nodes(grid, len(arm.trains))
+            judges = None if arm.judges == arm.trains else LocalGrid(arm.judges)
+            outcome.append(run_study(arm.study, grid, arm.folder, watch, pretrained, judges))
         except BaseException as error:  # Flower would log it and go on
             outcome.append(error)
 
-    run_simulation(server, client, len(sites), backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}})
+    resources = {"num_cpus": 1, "num_gpus": 0.0}
+    run_simulation(server, client, len(arm.trains), backend_config={"client_resources": {**resources}})
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
+
+
+def _await_nodes(grid: Grid, count: int) -> None:
+    """Flower's engine starts the server before all nodes are there; whoever is not by then is left out."""
+    deadline = time.monotonic() + _NODES_TIMEOUT_S
+    while len(list(grid.get_node_ids())) < count and time.monotonic() < deadline:
+        time.sleep(0.1)

@@ -29,7 +29,8 @@ class LocalGrid(Grid):
     """
 
     def __init__(self, sites: Sequence[Path]) -> None:
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, _SERVER_NODE
+        if TaskIdentity._run_id is None:  # Flower's own engine has set it where that runs, and needs it kept
+            TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, _SERVER_NODE
         self._app: ClientApp = build_app()
         self._contexts = {
             node: Context(_RUN_ID, node, {SITE: str(site)}, RecordDict(), {})

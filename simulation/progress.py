@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from server.state import RoundRecord
+from shared.objectives.registry import FINETUNE, PRETRAIN
 from simulation.arms import Arm
 
 
@@ -22,7 +23,7 @@ class Progress:
 
     def __init__(self, arms: Sequence[Arm], console: Console) -> None:
         self._console = console
-        self._units = {arm.name: _units(arm) for arm in arms}
+        self._units = {arm.name: work(arm) for arm in arms}
         self._total = sum(self._units.values())
         self._done: dict[str, float] = {}
         self._latest: dict[str, RoundRecord] = {}
@@ -48,11 +49,14 @@ class Progress:
         self._done[arm.name] = self._done.get(arm.name, 0.0) + _unit(arm, record.stage)
         left = self._seconds_left()
         if self._live is None:
-            self._console.print(f"{arm.name:<28} {describe(record)}  {left}", highlight=False, soft_wrap=True)
+            self._print(f"{arm.name:<28} {describe(record)}  {left}".rstrip())
         else:
             self._live.update(self._table(left), refresh=True)
         for site, reason in record.failed.items():
-            self._console.print(f"{arm.name}: {site} left out: {reason}", style="yellow", highlight=False)
+            self._print(f"{arm.name}: {site} left out: {' '.join(reason.split())}", style="yellow")
+
+    def _print(self, line: str, style: str = "") -> None:
+        self._console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def _seconds_left(self) -> str:
         done = sum(self._done.values())
@@ -78,14 +82,20 @@ def describe(record: RoundRecord) -> str:
     return f"{record.stage:<8} {record.round:>3}/{record.rounds:<3}{loss}{area}{sites}  {record.seconds:.1f} s"
 
 
-def _units(arm: Arm) -> float:
-    """The work of an arm, in rounds of fine-tuning on images."""
+def work(arm: Arm) -> float:
+    """The work of an arm, in rounds of training the heads of a model on images."""
     pretrain = 0 if arm.pretrained else arm.study.pretrain.rounds
-    return pretrain * _unit(arm, "pretrain") + arm.study.finetune.rounds * _unit(arm, "finetune")
+    return pretrain * _unit(arm, PRETRAIN) + arm.study.finetune.rounds * _unit(arm, FINETUNE)
 
 
 def _unit(arm: Arm, stage: str) -> float:
-    if stage not in ("pretrain", "finetune"):
-        return 0.0
+    """The work of a round, roughly: it serves the estimate of the time left and which arm goes first."""
     share = 0.25 if arm.site else 1.0  # a site alone has a part of the data
-    return share * (0.02 if not arm.study.image_modalities else 1.0)
+    if stage == PRETRAIN:
+        return share * 8.0
+    if stage != FINETUNE:
+        return 0.0
+    if not arm.study.image_modalities:
+        return share * 0.05
+    frozen = arm.study.pretrain.rounds and not arm.study.finetune.encoder_lr
+    return share * (1.0 if frozen else 2.5)

@@ -27,13 +27,15 @@ def show_areas(runs: Sequence[Run], console: Console) -> None:
     arms = list(dict.fromkeys(arm for run in runs for arm in run.arms))
     inputs = [name for name in INPUTS if any(name in run.inputs for run in runs)]
     table = Table("AUROC", *inputs, box=None)
+    for column in table.columns:
+        column.no_wrap = True
     for arm in arms:
         table.add_row(arm, *(_cell(runs, arm, column) for column in inputs))
     if any(run.ceiling for run in runs):
         ceilings = ([run.ceiling[column] for run in runs if column in run.ceiling] for column in inputs)
         table.add_row(_CEILING, *map(_spread, ceilings))
     if inputs:
-        console.print(table)
+        console.print(table, crop=False, soft_wrap=True)
 
 
 def _cell(runs: Sequence[Run], arm: str, inputs: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from datetime import datetime
 from functools import partial
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +19,7 @@ from rich.console import Console
 from server.report.page import write_report
 from server.report.summary import write_summary
 from server.state import RoundRecord, load_state
+from server.study import StudyError, check_study
 from shared.checkpoints import write_atomic
 from shared.errors import CheckpointError, ConfigError
 from shared.knobs import from_json, to_json
@@ -25,7 +28,7 @@ from simulation.cohorts import Built, build_cohort
 from simulation.config import CENTRALISED, Experiment
 from simulation.federation import run_arm
 from simulation.pooling import pool_sites
-from simulation.progress import Progress
+from simulation.progress import Progress, work
 from simulation.summary import collect_rounds, summarise
 
 EXPERIMENT = "experiment.json"
@@ -43,12 +46,15 @@ def simulate(experiment: Experiment, command: str, console: Console) -> Path:
         experiment = read_experiment(folder)
     else:
         folder = _new_folder(experiment)
-    _point_latest(folder)
+    check_study(experiment.study)
     cache = Path(experiment.simulation.cache).resolve()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = experiment.simulation.workers or cores
     console.print(f"run {folder}", highlight=False, soft_wrap=True)
     built = build_cohort(experiment.cohort, experiment.task, experiment.seed, cache, workers)
+    # Only now, so that settings that cannot work leave nothing behind.
+    write_atomic(folder / EXPERIMENT, to_json(experiment).encode())
+    _point_latest(folder)
     pooled = folder / "pooled"
     if CENTRALISED in experiment.comparison.arms:
         pool_sites(built.sites, pooled)
@@ -93,7 +99,6 @@ def _new_folder(experiment: Experiment) -> Path:
     else:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
         folder = Path("runs", f"{stamp}-{experiment.name}-seed{experiment.seed}").resolve()
-    write_atomic(folder / EXPERIMENT, to_json(experiment).encode())
     return folder
 
 
@@ -121,12 +126,26 @@ def run_arms(chains: Sequence[Sequence[Arm]], backend: str, workers: int, cores:
                 _run_chain(chain, backend, threads, lambda name, record: progress.show(arms[name], record))
             return
         context = multiprocessing.get_context("spawn")
-        with context.Manager() as manager, ProcessPoolExecutor(processes, mp_context=context) as pool:
+        manager = SyncManager(ctx=context)
+        manager.start(_end_with_parent)
+        with manager, ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
             told: queue.Queue[tuple[str, RoundRecord]] = manager.Queue()
             # Long chains first, so that no core idles at the end.
-            order = sorted(chains, key=lambda chain: -_weight(chain))
+            order = sorted(chains, key=lambda chain: -sum(map(work, chain)))
             futures = [pool.submit(_run_chain_elsewhere, chain, backend, threads, told) for chain in order]
             _follow(futures, told, progress, arms)
+
+
+def _end_with_parent() -> None:
+    """A run that is killed must not leave processes that go on beside the run that resumes it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _follow(
@@ -158,14 +177,19 @@ def _run_chain_elsewhere(
 
 def _run_chain(chain: Sequence[Arm], backend: str, threads: int, tell: Callable[[str, RoundRecord], None]) -> None:
     for arm in chain:
-        run_arm(arm, backend, threads, partial(tell, arm.name))
+        try:
+            run_arm(arm, backend, threads, partial(tell, arm.name))
+        except StudyError as error:
+            if not arm.site:
+                raise
+            # A hospital that cannot train alone (one class, no scans) is a finding, not the end of a comparison.
+            tell(
+                arm.name,
+                RoundRecord(stage=error.name.partition(":")[0], round=0, rounds=0, failed={arm.site: str(error)}),
+            )
+            return
 
 
 def _is_complete(arm: Arm) -> bool:
     state = load_state(arm.folder, arm.study)
     return bool(state.evaluations if arm.study.finetune.rounds else state.pretrained)
-
-
-def _weight(chain: Sequence[Arm]) -> float:
-    per_site = 0.25 if chain[0].site else 1.0
-    return per_site * sum(arm.study.finetune.rounds + 2 * arm.study.pretrain.rounds for arm in chain)

@@ -57,7 +57,8 @@ def summarise(
         "seconds": seconds,
     }
     if truth is not None and experiment.finetune.rounds:
-        summary["ceiling"] = _ceiling(experiment, truth, first)
+        judges = sorted({judge for arm in states for judge in arm.judges})
+        summary["ceiling"] = _ceiling(experiment, truth, judges)
     return summary
 
 
@@ -85,12 +86,12 @@ def _sites(states: dict[Arm, State], first: Arm) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _ceiling(experiment: Experiment, truth_file: Path, arm: Arm) -> dict[str, dict[str, float]]:
+def _ceiling(experiment: Experiment, truth_file: Path, sites: Sequence[Path]) -> dict[str, dict[str, float]]:
     """The AUROC expected of the true posteriors on the held-out cases, averaged over sites as the arms' is."""
     truth = pd.read_parquet(truth_file)
     truth = truth[truth["task"] == experiment.task.name]
     areas: dict[str, list[float]] = {"image": [], "clinical": [], "multimodal": []}
-    for site in map(SiteFolder, arm.judges):
+    for site in map(SiteFolder, sites):
         cases = truth[truth["site"] == site.name]
         splits = assign_splits(
             cases["subject_id"], experiment.splits, split_key(experiment.study), site.subject_splits()

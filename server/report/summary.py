@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def arm_figures(evaluations: Mapping[str, Scores], seconds: float) -> dict[str, 
         "auroc": _rounded(mean),
         "auroc_interval": None if interval is None else [_rounded(bound) for bound in interval],
         "auroc_pooled": _rounded(auroc(pooled)),
-        "auprc": _rounded(average_precision(pooled)),
+        "auprc": _rounded(_mean([average_precision(scores) for scores in evaluations.values()])),
         "brier": _rounded(pooled.squares / cases),
         "log_loss": _rounded(pooled.log_loss / cases),
         "calibration": {
@@ -81,6 +81,12 @@ def _site_row(site: str, survey: Survey, state: State, fault: str | None) -> dic
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write ``summary.json``, whole or not at all."""
     write_atomic(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Over sites, as the AUROC; None for a site that has no positive case."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _rounded(value: float | None) -> float | None:

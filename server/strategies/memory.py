@@ -18,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 Memory = dict[str, NDArray[Any]]
+_NUMERIC = (np.ndarray, np.generic)  # arithmetic turns arrays without dimension into scalars
 
 
 def read_memory(strategy: Strategy) -> Memory:
@@ -53,10 +54,10 @@ def _arrays_of(value: object) -> tuple[str, dict[str, NDArray[Any]]]:
         return "array", {"": value}
     if isinstance(value, ArrayRecord):
         return "record", {name: item.numpy() for name, item in value.items()}
-    if isinstance(value, dict) and all(isinstance(item, np.ndarray) for item in value.values()):
-        return "mapping", value
-    if isinstance(value, list) and all(isinstance(item, np.ndarray) for item in value):
-        return "list", {str(place): item for place, item in enumerate(value)}
+    if isinstance(value, dict) and all(isinstance(item, _NUMERIC) for item in value.values()):
+        return "mapping", {name: np.asarray(item) for name, item in value.items()}
+    if isinstance(value, list) and all(isinstance(item, _NUMERIC) for item in value):
+        return "list", {str(place): np.asarray(item) for place, item in enumerate(value)}
     return "none", {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from shared.config import ImageEncoder, Images
@@ -31,9 +32,14 @@ def build_image_encoder(config: ImageEncoder, images: Images) -> nn.Module:
             encoder = timm.create_model(config.name, img_size=(images.height, images.width), **arguments)
         except TypeError:  # convolutional models take any size and no img_size
             encoder = timm.create_model(config.name, **arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ConfigError("model.image", "must be buildable by timm", value=str(error).splitlines()[0]) from None
-    return with_group_norm(encoder) if config.group_norm else encoder
+        encoder = with_group_norm(encoder) if config.group_norm else encoder
+        with torch.no_grad():  # a size that the model cannot take shows only here
+            encoder.eval()(torch.zeros(1, 1, images.height, images.width))
+    except Exception as error:  # timm and torch check few arguments, and trip over the others in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        rule = f"must be buildable by timm for images of {images.height} x {images.width}"
+        raise ConfigError("model.image", rule, value=reason) from None
+    return encoder.train()
 
 
 def with_group_norm(module: nn.Module) -> nn.Module:
@@ -44,7 +50,7 @@ def with_group_norm(module: nn.Module) -> nn.Module:
     from timm.layers.norm_act import BatchNormAct2d
 
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
             groups = math.gcd(max(child.num_features // 8, 1), child.num_features)
             norm: nn.Module = nn.GroupNorm(groups, child.num_features, eps=child.eps)
             if isinstance(child, BatchNormAct2d):  # timm folds dropout and activation into its norm

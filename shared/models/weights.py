@@ -82,8 +82,8 @@ def _adapt(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     own = encoder.state_dict()
-    adapted = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
-    for key, value in adapted.items():
+    adapted = dict(state)
+    for key, value in state.items():
         target = own.get(key)
         if target is not None and value.ndim == target.ndim == 4 and value.shape[1] == 3 and target.shape[1] == 1:
             adapted[key] = value.sum(dim=1, keepdim=True)

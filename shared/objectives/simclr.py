@@ -1,4 +1,8 @@
-"""SimCLR: pull two views of one scan together, push the batch's other scans away (Chen et al., arXiv 2002.05709)."""
+"""SimCLR: pull two views of one scan together, push the batch's other scans away (Chen et al., arXiv 2002.05709).
+
+The two views may come from two scans of one patient, the other eye or another visit (Azizi et al., arXiv 2101.05224),
+and the OCT and the infrared scan of one eye may be a positive pair besides.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 class SimCLRObjective(Objective):
-    """NT-Xent for each image encoder, averaged; with ``positives=eye`` also between OCT and infrared of one eye."""
+    """NT-Xent for each image encoder, averaged, with that between the modalities of an eye where it is asked for."""
 
     mixes_examples: ClassVar[bool] = True
 
@@ -48,25 +52,26 @@ class SimCLRObjective(Objective):
 
     def forward(self, batch: Batch, generator: Generator) -> Tensor:
         assert isinstance(batch, Scans)
-        views = {name: self._views(name, batch, generator) for name in self.encoders if name in batch.images}
-        losses = [
-            nt_xent(first, second, self.config.temperature)
-            for first, second in views.values()
-            if len(first) > 1  # a scan alone has nothing to be told from
-        ]
-        if self.config.positives == "eye" and len(views) == 2:
+        views = {
+            name: self._views(name, batch, generator)
+            for name in self.encoders
+            if name in batch.images and int(batch.shown[name].sum()) > 1  # a scan alone has nothing to be told from
+        }
+        losses = [nt_xent(first, second, self.config.temperature) for first, second in views.values()]
+        if self.config.between_modalities and len(views) == 2:
             both = batch.shown["oct"] & batch.shown["ir"]
             if int(both.sum()) > 1:
                 oct_, ir = (views[name][0][both[batch.shown[name]]] for name in ("oct", "ir"))
                 losses.append(nt_xent(oct_, ir, self.config.temperature))
-        if not losses:
-            return _zero(self)
+        if not losses:  # a loss of zero that reaches every parameter
+            return torch.stack([p.sum() * 0.0 for p in self.parameters()]).sum()
         return torch.stack(losses).mean()
 
     def _views(self, name: str, batch: Scans, generator: Generator) -> tuple[Tensor, Tensor]:
         """Projections of two views of every scan that is there, (N, D) each."""
-        images = batch.images[name][batch.shown[name]]
-        both = torch.cat([augment(images, self.augmentation, generator) for _ in range(2)])
+        shown = batch.shown[name]
+        sources = (batch.images, batch.others if self.config.positives == "patient" else batch.images)
+        both = torch.cat([augment(images[name][shown], self.augmentation, generator) for images in sources])
         first, second = self.projections[name](self.encoders[name](both)).chunk(2)
         return first, second
 
@@ -74,8 +79,3 @@ class SimCLRObjective(Objective):
 def _projection(width: int, output: int) -> nn.Module:
     """The paper's two-layer head, without BatchNorm."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, output))
-
-
-def _zero(module: nn.Module) -> Tensor:
-    """A loss of zero that reaches every parameter, for a batch that teaches nothing."""
-    return torch.stack([p.sum() * 0.0 for p in module.parameters()]).sum()

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from shared.config import Task
@@ -13,7 +14,7 @@ from shared.errors import ConfigError
 from shared.knobs import digest
 from shared.randomness import derive_seed
 from simulation.cohorts import ist, oct, synthetic
-from simulation.cohorts.config import Cohort, FolderCohort, IstCohort, OctCohort
+from simulation.cohorts.config import Cohort, FolderCohort, IstCohort, OctCohort, SyntheticCohort
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def build_cohort(cohort: Cohort, task: Task, seed: int, cache: Path, workers: in
     """
     if isinstance(cohort, FolderCohort):
         return _existing(cohort)
-    name = f"{cohort.kind}-{derive_seed(digest(cohort), task.horizon_days, seed):016x}"
+    made_of = (version("fedretina"), digest(cohort), task.horizon_days, seed, *_sources(cohort))
+    name = f"{cohort.kind}-{derive_seed(*made_of):016x}"
     folder = cache / name
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -47,12 +49,24 @@ def build_cohort(cohort: Cohort, task: Task, seed: int, cache: Path, workers: in
                 oct.build(cohort, seed=seed, folder=draft)
             else:
                 synthetic.build(cohort, horizon_days=task.horizon_days, seed=seed, folder=draft, workers=workers)
-            os.replace(draft, folder)
+            try:
+                os.replace(draft, folder)
+            except OSError:
+                if not folder.exists():  # else another process has built it meanwhile
+                    raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     truth = folder / "truth.parquet"
     sites = tuple(sorted(path for path in (folder / "sites").iterdir() if path.is_dir()))
     return Built(sites, truth if truth.exists() else None)
+
+
+def _sources(cohort: SyntheticCohort | IstCohort | OctCohort) -> list[str]:
+    """The files of a real cohort with their sizes and times of change, so that new content is a new cohort."""
+    if isinstance(cohort, SyntheticCohort):
+        return []
+    files = ist.sources(cohort) if isinstance(cohort, IstCohort) else oct.sources(cohort)
+    return [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
 
 
 def _existing(cohort: FolderCohort) -> Built:
@@ -61,4 +75,10 @@ def _existing(cohort: FolderCohort) -> Built:
     for folder in cohort.folders:
         if not Path(folder).is_dir():
             raise ConfigError("cohort.folders", "must name existing folders", value=folder)
-    return Built(tuple(Path(folder).resolve() for folder in cohort.folders), None)
+    folders = tuple(Path(folder).resolve() for folder in cohort.folders)
+    names = [folder.name for folder in folders]
+    for name in names:
+        if names.count(name) > 1:
+            remedy = "Arms are named after the folders: rename one."
+            raise ConfigError("cohort.folders", "must end in names of their own", value=name, remedy=remedy)
+    return Built(folders, None)

@@ -48,8 +48,8 @@ def build(config: IstCohort, *, seed: int, folder: Path) -> None:
         ConfigError: no such file, a column or value in it that is not the trial's, or no hospital of that size.
         SiteError: a site of that name exists already.
     """
-    remedy = "Get it from doi:10.7488/ds/104 and say where it is: cohort.file=PATH"
-    patients = read_patients(locate(config.file, "cohort.file", remedy))
+    (file,) = sources(config)
+    patients = read_patients(file)
     extracted_at = _last_follow_up(patients)
     known = patients[patients["outcome"].notna()]
     sizes = known["hospital"].value_counts().sort_index()
@@ -60,6 +60,12 @@ def build(config: IstCohort, *, seed: int, folder: Path) -> None:
         raise ConfigError("cohort.minimum_patients", rule, value=config.minimum_patients, remedy=remedy)
     for number in chosen:
         _write_hospital(known[known["hospital"] == number], f"hospital-{number:03d}", extracted_at, folder / "sites")
+
+
+def sources(config: IstCohort) -> list[Path]:
+    """The one file of which the cohort is made; raises ``ConfigError`` where it is not."""
+    remedy = "Get it from doi:10.7488/ds/104 and say where it is: cohort.file=PATH"
+    return [locate(config.file, "cohort.file", remedy)]
 
 
 def locate(path: str, name: str, remedy: str) -> Path:

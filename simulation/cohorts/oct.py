@@ -40,8 +40,7 @@ def build(config: OctCohort, *, seed: int, folder: Path) -> None:
         ConfigError: no such folder, fewer scans than sites, or a file that is not one readable image.
         SiteError: a site of that name exists already.
     """
-    remedy = "Point to a folder with PNG, JPEG or TIFF B-scans: cohort.folder=PATH"
-    files = find_scans(locate(config.folder, "cohort.folder", remedy))
+    files = sources(config)
     if len(files) < config.sites:
         remedy = f"cohort.folder holds {len(files)} scan(s); each site needs one."
         raise ConfigError("cohort.sites", "must not exceed the scans", value=config.sites, remedy=remedy)
@@ -49,6 +48,12 @@ def build(config: OctCohort, *, seed: int, folder: Path) -> None:
     shuffled = np.random.default_rng(seed).permutation(len(files)) + 1
     for number, part in enumerate(np.array_split(shuffled, config.sites), start=1):
         _write_site({int(patient): scans[int(patient)] for patient in sorted(part)}, f"site-{number:02d}", folder)
+
+
+def sources(config: OctCohort) -> list[Path]:
+    """The scans of which the cohort is made; raises ``ConfigError`` where their folder is not."""
+    remedy = "Point to a folder with PNG, JPEG or TIFF B-scans: cohort.folder=PATH"
+    return find_scans(locate(config.folder, "cohort.folder", remedy))
 
 
 def find_scans(folder: Path) -> list[Path]:

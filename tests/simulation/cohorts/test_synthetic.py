@@ -207,9 +207,10 @@ def test_outcomes_happen_as_often_as_the_oracle_says(blocks: list[Block]) -> Non
 def test_ceilings_are_where_the_study_wants_them(true: dict[str, Floats]) -> None:
     best = {name: expected_auroc(true["p_oracle"], score) for name, score in true.items()}
     assert 0.25 < true["p_oracle"].mean() < 0.35
-    assert 0.79 < best["p_clinical"] < best["p_image"] - 0.02 < 0.88
-    assert best["p_image"] + 0.01 < best["p_multimodal"] < best["p_oracle"] - 0.02
-    assert 0.88 < best["p_multimodal"] < 0.92
+    assert 0.79 < best["p_image"] < 0.84
+    assert 0.79 < best["p_clinical"] < 0.84
+    assert max(best["p_image"], best["p_clinical"]) + 0.03 < best["p_multimodal"] < best["p_oracle"] - 0.02
+    assert 0.85 < best["p_multimodal"] < 0.89
     assert 0.93 < best["p_oracle"] < 0.96
 
 
@@ -296,9 +297,9 @@ def _correlation(a: Floats, b: Floats) -> float:
 def test_layers_measured_on_the_pixels_are_thinner_at_high_risk(scans: dict[str, Scans]) -> None:
     oct_scans = scans["OCT"]
     tissue = (oct_scans.images > 0.12).sum(axis=1).mean(axis=1)
-    assert _correlation(tissue, oct_scans.risk) < -0.3
+    assert _correlation(tissue, oct_scans.risk) < -0.2
     for name in ("nerve_fibre_layer", "ganglion_cell_layer", "choroid"):
-        assert _correlation(tissue, oct_scans.traits[name]) > 0.3
+        assert _correlation(tissue, oct_scans.traits[name]) > 0.15
 
 
 @pytest.mark.parametrize("size", [64, 256])
