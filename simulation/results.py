@@ -23,26 +23,27 @@ def show_run(folder: Path, console: Console) -> None:
 
 
 def show_areas(runs: Sequence[Run], console: Console) -> None:
-    """AUROC by arm and inputs: of one run with its interval, of several their mean and deviation."""
+    """AUROC by arm and inputs: of one run with half its 95 % interval, of several their mean and deviation."""
     arms = list(dict.fromkeys(arm for run in runs for arm in run.arms))
     inputs = [name for name in INPUTS if any(name in run.inputs for run in runs)]
+    if not inputs:
+        return
     table = Table("AUROC", *inputs, box=None)
-    for column in table.columns:
-        column.no_wrap = True
     for arm in arms:
         table.add_row(arm, *(_cell(runs, arm, column) for column in inputs))
     if any(run.ceiling for run in runs):
         ceilings = ([run.ceiling[column] for run in runs if column in run.ceiling] for column in inputs)
         table.add_row(_CEILING, *map(_spread, ceilings))
-    if inputs:
-        console.print(table, crop=False, soft_wrap=True)
+    console.print(table)
+    what = "half the 95 % interval" if len(runs) == 1 else f"deviation over {len(runs)} runs"
+    console.print(f"mean over sites, held-out patients; ± {what}", highlight=False)
 
 
 def _cell(runs: Sequence[Run], arm: str, inputs: str) -> str:
     scores = [score for run in runs if (score := run.score(arm, inputs)) and score.auroc is not None]
     text = _spread([score.auroc for score in scores if score.auroc is not None])
-    interval = scores[0].interval if len(scores) == 1 else None
-    return text + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    interval = scores[0].interval if len(runs) == 1 and scores else None
+    return text + (f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else "")
 
 
 def _spread(values: Sequence[float]) -> str:

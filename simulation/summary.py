@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 
 from client.splits import HELD_OUT, assign_splits, split_key
-from server.report.summary import arm_figures, site_rows
+from server.report.summary import arm_figures, rounded, site_rows
 from server.state import ROUNDS, State, load_state
 from shared.checkpoints import write_atomic
 from shared.knobs import digest, dump
-from shared.metrics import Scores
+from shared.metrics import Scores, mean_auroc, score
 from shared.site_folder import SiteFolder
 from simulation.arms import Arm
 from simulation.cohorts.synthetic.ceiling import expected_auroc
-from simulation.config import Experiment
+from simulation.config import INPUTS, Experiment
 
 SCHEMA = 1
 
@@ -86,18 +86,29 @@ def _sites(states: dict[Arm, State], first: Arm) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _ceiling(experiment: Experiment, truth_file: Path, sites: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """The AUROC expected of the true posteriors on the held-out cases, averaged over sites as the arms' is."""
+def _ceiling(experiment: Experiment, truth_file: Path, sites: Sequence[Path]) -> dict[str, dict[str, float | None]]:
+    """The AUROC of the true posteriors on the held-out cases, averaged over sites as the arms' is.
+
+    ``auroc`` ranks the very cases and outcomes by which the arms are judged; ``auroc_expected`` is its expectation over
+    outcomes, free of their luck.
+    """
     truth = pd.read_parquet(truth_file)
     truth = truth[truth["task"] == experiment.task.name]
-    areas: dict[str, list[float]] = {"image": [], "clinical": [], "multimodal": []}
-    for site in map(SiteFolder, sites):
-        cases = truth[truth["site"] == site.name]
-        splits = assign_splits(
-            cases["subject_id"], experiment.splits, split_key(experiment.study), site.subject_splits()
-        )
-        held_out = cases[splits == HELD_OUT]
-        for name, values in areas.items():
-            posterior = held_out[f"p_{name}"].to_numpy(np.float64)
-            values.append(expected_auroc(posterior, posterior))
-    return {name: {"auroc": round(float(np.mean(values)), 5)} for name, values in areas.items()}
+    ceiling: dict[str, dict[str, float | None]] = {}
+    held_out = [_held_out(experiment, truth, SiteFolder(path)) for path in sites]
+    for name in INPUTS:
+        posteriors = [cases[f"p_{name}"].to_numpy(np.float64) for cases in held_out]
+        outcomes = [cases["boolean_value"].to_numpy(np.float64) for cases in held_out]
+        scores = [score(np.log(p / (1.0 - p)), labels) for p, labels in zip(posteriors, outcomes, strict=True)]
+        expected = float(np.mean([expected_auroc(p, p) for p in posteriors]))
+        ceiling[name] = {"auroc": rounded(mean_auroc(scores)[0]), "auroc_expected": rounded(expected)}
+    return ceiling
+
+
+def _held_out(experiment: Experiment, truth: pd.DataFrame, site: SiteFolder) -> pd.DataFrame:
+    """A site's held-out cases with their outcomes and true probabilities."""
+    keys = ["subject_id", "prediction_time"]
+    cases = site.labels(experiment.task.name).merge(truth[truth["site"] == site.name], on=keys, validate="1:1")
+    splits = assign_splits(cases["subject_id"], experiment.splits, split_key(experiment.study), site.subject_splits())
+    held_out: pd.DataFrame = cases[splits == HELD_OUT]
+    return held_out

@@ -285,13 +285,8 @@ def _dot(axes: Axes, score: Score, row: float) -> None:
 
 def _ceiling_mark(axes: Axes, best: float, top: float, bottom: float, *, first: bool) -> None:
     axes.plot([best, best], [top, bottom], color=INK, linewidth=1.6, linestyle=(0, (2, 1.2)))
-    if first:
-        axes.annotate(
-            "best possible", (best, top), (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8.5
-        )
-    axes.annotate(
-        decimal(best), (best, bottom), (5, 2), textcoords="offset points", ha="left", va="bottom", fontsize=8.5
-    )
+    said = f"best possible {decimal(best)}" if first else decimal(best)
+    axes.annotate(said, (best, top), (0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8.5)
 
 
 def _chance(axes: Axes) -> None:

@@ -36,21 +36,21 @@ def arm_figures(evaluations: Mapping[str, Scores], seconds: float) -> dict[str, 
     line = recalibration(pooled)
     cases = max(pooled.cases, 1)
     return {
-        "auroc": _rounded(mean),
-        "auroc_interval": None if interval is None else [_rounded(bound) for bound in interval],
-        "auroc_pooled": _rounded(auroc(pooled)),
-        "auprc": _rounded(_mean([average_precision(scores) for scores in evaluations.values()])),
-        "brier": _rounded(pooled.squares / cases),
-        "log_loss": _rounded(pooled.log_loss / cases),
+        "auroc": rounded(mean),
+        "auroc_interval": None if interval is None else [rounded(bound) for bound in interval],
+        "auroc_pooled": rounded(auroc(pooled)),
+        "auprc": rounded(_mean([average_precision(scores) for scores in evaluations.values()])),
+        "brier": rounded(pooled.squares / cases),
+        "log_loss": rounded(pooled.log_loss / cases),
         "calibration": {
-            "slope": None if line is None else _rounded(line[0]),
-            "intercept": None if line is None else _rounded(line[1]),
+            "slope": None if line is None else rounded(line[0]),
+            "intercept": None if line is None else rounded(line[1]),
             "bins": calibration_bins(pooled),
         },
         "cases": pooled.cases,
         "positives": int(pooled.positives.sum()),
         "roc": roc(pooled),
-        "sites": {site: _rounded(auroc(scores)) for site, scores in sorted(evaluations.items())},
+        "sites": {site: rounded(auroc(scores)) for site, scores in sorted(evaluations.items())},
         "seconds": round(seconds, 2),
     }
 
@@ -71,9 +71,9 @@ def _site_row(site: str, survey: Survey, state: State, fault: str | None) -> dic
         "scans": survey.oct_scans + survey.ir_scans,
         "labelled": survey.labelled,
         "modalities": list(survey.modalities()),
-        "prevalence": _rounded(survey.positive / survey.labelled) if survey.labelled else None,
+        "prevalence": rounded(survey.positive / survey.labelled) if survey.labelled else None,
         "quarantined": survey.quarantined,
-        "auroc": None if scores is None else _rounded(auroc(scores)),
+        "auroc": None if scores is None else rounded(auroc(scores)),
         "fault": fault,
     }
 
@@ -89,5 +89,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """A figure as ``summary.json`` states it."""
     return None if value is None else round(value, _DIGITS)
