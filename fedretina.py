@@ -8,9 +8,9 @@ import sys
 import typer
 
 from client.cli import site
-from server.cli import report
+from server.cli import coordinator, report
 from shared.errors import FedretinaError
-from simulation.cli import compare, simulate
+from simulation.cli import compare, compose_study, rehearse, simulate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,11 +19,18 @@ app = typer.Typer(
     help="Hospitals train one stroke model together; no scan and no record leaves a hospital.",
 )
 app.add_typer(site, name="site")
+app.add_typer(coordinator, name="coordinator")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})(
     simulate
 )
+app.command()(rehearse)
 app.command()(report)
 app.command()(compare)
+
+
+@app.callback()
+def _hand_over(context: typer.Context) -> None:
+    context.obj = compose_study  # for the coordinator's commands, which cannot import the simulation's
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,18 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import work
+from client.approvals import NotApprovedError
 from shared.errors import FedretinaError
-from shared.messages import decode_task, error_reply, evaluation_content, survey_content, update_content
+from shared.messages import (
+    AWAITS_APPROVAL,
+    FAILED_AT_SITE,
+    Task,
+    decode_task,
+    error_reply,
+    evaluation_content,
+    survey_content,
+    update_content,
+)
 
 SITE = "site"  # key of the site folder in a node's configuration
 
@@ -24,26 +35,39 @@ def site_folder(context: Context) -> Path:
     return Path(str(context.node_config[SITE]))
 
 
-def build_app(folder_of: Callable[[Context], Path] = site_folder) -> ClientApp:
-    """The ClientApp of a site; ``folder_of`` tells which folder a node serves."""
+def build_app(
+    folder_of: Callable[[Context], Path] = site_folder, accept: Callable[[Task], None] = lambda task: None
+) -> ClientApp:
+    """The ClientApp of a site.
+
+    Args:
+        folder_of: tells which folder a node serves.
+        accept: the site's gate, which raises for a task that the site has not approved; in a simulation everything is.
+    """
     app = ClientApp()
 
-    def handler(do: Callable[[Path, Message], RecordDict]) -> Handler:
+    def handler(do: Callable[[Path, Task], RecordDict]) -> Handler:
         def handle(message: Message, context: Context) -> Message:
             try:
-                return Message(do(folder_of(context), message), reply_to=message)
+                task = decode_task(message.content)
+                accept(task)
+                return Message(do(folder_of(context), task), reply_to=message)
             except FedretinaError as error:
                 log.error("%s", error)
-                return error_reply(message, error.for_others())
+                folder = folder_of(context)  # how a hospital names its folders is its own affair
+                reason = error.for_others().replace(str(folder.resolve()), "").replace(str(folder), "")
+                may_come = isinstance(error, NotApprovedError) and error.may_come
+                return error_reply(message, reason, AWAITS_APPROVAL if may_come else FAILED_AT_SITE)
             except Exception as error:  # its text may name patients or paths: it stays at the site
-                log.exception("The task failed")
-                return error_reply(message, f"{type(error).__name__}, see the log of the site")
+                reference = secrets.token_hex(4)
+                log.exception("The task failed, reference %s", reference)
+                return error_reply(message, f"{type(error).__name__}, reference {reference} in the site's log")
 
         return handle
 
-    app.query()(handler(lambda folder, m: survey_content(work.survey(folder, decode_task(m.content)))))
-    app.train()(handler(lambda folder, m: update_content(work.train_round(folder, decode_task(m.content)))))
-    app.evaluate()(handler(lambda folder, m: evaluation_content(work.evaluate_split(folder, decode_task(m.content)))))
+    app.query()(handler(lambda folder, task: survey_content(work.survey(folder, task))))
+    app.train()(handler(lambda folder, task: update_content(work.train_round(folder, task))))
+    app.evaluate()(handler(lambda folder, task: evaluation_content(work.evaluate_split(folder, task))))
     return app
 
 

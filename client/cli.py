@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-site = typer.Typer(no_args_is_help=True, help="For a hospital: its folder of scans and records.")
+if TYPE_CHECKING:
+    from shared.config import Study
+    from shared.keys import PrivateKey
+
+site = typer.Typer(
+    no_args_is_help=True, help="For a hospital: its folder of scans and records, and what it takes part in."
+)
+Site = Annotated[Path, typer.Option("--site", metavar="DIR", help="The site folder.", show_default="here")]
+StudyName = Annotated[str, typer.Argument(metavar="[STUDY]", show_default=False)]
+# In the epilog: this typer drops the help of arguments under newer releases of click.
+_STUDY = "STUDY: first digits of its digest, its name, or a study file. None: the only one that was asked for."
+_HERE = Path()
 
 
-@site.callback()
-def _group() -> None:
-    """Keeps ``check`` a command of a group while it is the only one."""
+# Imports are inside the commands, so that --help is quick.
 
 
 @site.command()
 def check(folder: Annotated[Path, typer.Argument(help="The site folder.")]) -> None:
     """Does a site folder keep the contract? Lists every fault at once; nothing is changed and nothing leaves."""
-    from shared.schema import check_site  # imported here so that --help is quick
+    from shared.schema import check_site
     from shared.site_folder import SiteFolder
 
     site_folder = SiteFolder(folder)
@@ -26,3 +35,120 @@ def check(folder: Annotated[Path, typer.Argument(help="The site folder.")]) -> N
     images, events = site_folder.images(), site_folder.events()
     patients = len(set(images["subject_id"]) | set(events["subject_id"]))
     typer.echo(f"{site_folder.name}: {patients} patients, {len(images)} scans, {len(events)} events: no fault found")
+
+
+@site.command()
+def keys(
+    folder: Site = _HERE,
+    new: Annotated[bool, typer.Option("--new", help="Replace the key; enrolment and approvals start anew.")] = False,
+) -> None:
+    """Makes the site's key, or shows the one that it has; the private half never leaves the site."""
+    from client.membership import PRIVATE_KEY, make_keys, write_public_key
+    from shared.keys import fingerprint, parse_public_key
+    from shared.site_folder import SiteFolder
+
+    name = SiteFolder(folder).name  # a wrong folder shows here, not when the coordinator has enrolled it
+    there = (folder / PRIVATE_KEY).exists() and not new
+    file = write_public_key(folder) if there else make_keys(folder, anew=new)
+    digits = fingerprint(parse_public_key(file.read_bytes(), str(file)))
+    typer.echo(f"{file}: {'the key' if there else 'a new key'} of site {name}, fingerprint {digits}")
+    typer.echo("Next: send this file to the coordinator and compare the fingerprint by telephone; a kit comes back.")
+
+
+@site.command(epilog="KIT: the file that the coordinator sent back for the site's key.")
+def join(kit: Path, folder: Site = _HERE) -> None:
+    """Joins a federation, by the kit that its coordinator returned for the site's key."""
+    from client.membership import join as become_member
+
+    joined = become_member(folder, kit)
+    typer.echo(
+        f"{joined.site} joined {joined.address} until {joined.expires_at[:10]}; "
+        f"fingerprint of the coordinator's authority {joined.fingerprint}"
+    )
+    typer.echo(f"Next: fedretina site start --site {folder}")
+
+
+@site.command(epilog=_STUDY)
+def review(study: StudyName = "", folder: Site = _HERE) -> None:
+    """Says what a study would do here, what leaves, what it cannot do, and what changed since the last approval."""
+    from client.approvals import latest_approved, short
+    from client.review import review as explain
+    from client.review import standing
+    from shared.knobs import digest
+
+    key, found = _key_and_study(folder, study)
+    public = key.public_key()
+    for line in explain(found, standing(folder, public, found), latest_approved(folder, public)):
+        typer.echo(line)
+    typer.echo(f"\nNext: fedretina site approve {short(digest(found))} --site {folder}, or refuse")
+
+
+@site.command(epilog=_STUDY)
+def approve(
+    study: StudyName = "",
+    folder: Site = _HERE,
+    days: Annotated[int, typer.Option(help="For how long, in days.", min=1, max=3660)] = 90,
+) -> None:
+    """Lets a study be done here, exactly as it is, by the code that is installed now."""
+    from client.approvals import APPROVED, decide, short
+    from client.review import printable
+
+    key, found = _key_and_study(folder, study)
+    decision = decide(folder, key, found, APPROVED, days)
+    typer.echo(
+        printable(
+            f"approved {found.name} {short(decision.study_digest)} for code {short(decision.code_digest)}: "
+            f"{decision.rounds} training rounds, until {decision.expires_at[:10]}"
+        )
+    )
+    typer.echo(f"Next: fedretina site start --site {folder}, unless it runs; revoke takes the approval back.")
+
+
+@site.command(epilog=_STUDY)
+def refuse(study: StudyName = "", folder: Site = _HERE) -> None:
+    """Tells the coordinator that a study will not be done here."""
+    from client.approvals import REFUSED, decide, short
+    from client.review import printable
+
+    key, found = _key_and_study(folder, study)
+    decision = decide(folder, key, found, REFUSED)
+    typer.echo(printable(f"refused {found.name} {short(decision.study_digest)}: its tasks are answered by that"))
+    typer.echo(f"Next: nothing; approve {short(decision.study_digest)} replaces the decision.")
+
+
+@site.command(epilog=_STUDY)
+def revoke(study: StudyName = "", folder: Site = _HERE) -> None:
+    """Takes an approval back: the study is refused here, and what is being done for it is not sent."""
+    from client.approvals import revoke as take_back
+    from client.approvals import short
+    from client.review import printable
+
+    key, found = _key_and_study(folder, study)
+    decision = take_back(folder, key, found)
+    typer.echo(printable(f"revoked {found.name} {short(decision.study_digest)}: no further task of it is done"))
+    typer.echo("What was sent before stays with the coordinator; ask there for its deletion.")
+
+
+@site.command()
+def start(
+    folder: Site = _HERE, verbose: Annotated[bool, typer.Option("--verbose", help="Log details as well.")] = False
+) -> None:
+    """Takes part until Ctrl-C or SIGTERM: asks for tasks, does those that are approved, sends the replies."""
+    from client.node import serve
+    from client.worker import LOG
+    from shared.logs import log_to
+    from shared.processes import stop_on_signals
+    from shared.site_folder import SiteFolder
+
+    SiteFolder(folder).dataset()
+    stop = stop_on_signals()
+    log_to(folder / LOG, verbose)
+    log_to(verbose=verbose)
+    serve(folder, stop)
+
+
+def _key_and_study(folder: Path, name: str) -> tuple[PrivateKey, Study]:
+    from client.approvals import find_study
+    from client.membership import own_key
+
+    return own_key(folder), find_study(folder, name)

@@ -17,6 +17,7 @@ class SiteSettings:
 
     quarantine_limit: float = knob(0.05, "largest fraction of unreadable scans with which to take part", ge=0.0, le=1.0)
     device: str = knob("cpu", "where to train", choices=["cpu", "cuda", "mps"])
+    threads: int = knob(0, "processor threads to train with; 0: as many as there are", ge=0, le=1024)
 
 
 def read_settings(folder: Path) -> SiteSettings:

@@ -52,7 +52,16 @@ def train_round(folder: Path, task: Task) -> Update:
     optimizer = build_optimizer(objective, study, stage)
     trained = train(objective, rows, take, stage, optimizer, seed, task.round, device)
     seconds = time.perf_counter() - started
-    return Update(store.name, read_weights(objective), trained.examples, trained.loss, tuning, seconds)
+    return Update(
+        site=store.name,
+        stage=task.stage,
+        round=task.round,
+        weights=read_weights(objective),
+        examples=trained.examples,
+        loss=trained.loss,
+        tuning=tuning,
+        seconds=seconds,
+    )
 
 
 def evaluate_split(folder: Path, task: Task) -> Evaluation:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shared.checkpoints import load_arrays, save_arrays, write_atomic
+from shared.checkpoints import load_arrays, save_arrays
 from shared.config import Study
 from shared.errors import CheckpointError
+from shared.files import write_atomic
 from shared.knobs import digest, dump, from_json, load, to_json
 from shared.metrics import Scores
 from shared.statistics import Statistics, Survey
 from shared.weights import Weights
 
-STATE, ROUNDS = "state.safetensors", "rounds.jsonl"
+STATES, ROUNDS = "states", "rounds.jsonl"
+KEPT = 3  # states; should the newest be damaged, the study goes on from the one before
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class RoundRecord:
     """One line of ``rounds.jsonl``.
 
     ``tuning_loss`` and ``auroc`` are of the weights with which the round began; None in pretraining.
+    ``norm`` is the median size of the sites' updates (``server.vetting``).
     ``failed`` names the sites that were left out of the round, with their reasons.
     """
 
@@ -34,9 +40,18 @@ class RoundRecord:
     loss: float | None = None
     tuning_loss: float | None = None
     auroc: float | None = None
+    norm: float | None = None
     sites: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def describe(self) -> str:
+        """A round in one line: stage, round, loss, AUROC, sites answered, seconds."""
+        asked = len(self.sites) + len(self.failed)
+        loss = "" if self.loss is None else f"  loss {self.loss:.4f}"
+        area = "" if self.auroc is None else f"  AUROC {self.auroc:.3f}"
+        sites = f"  {len(self.sites)}/{asked} site{'s' if asked != 1 else ''}"
+        return f"{self.stage:<8} {self.round:>3}/{self.rounds:<3}{loss}{area}{sites}  {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -48,8 +63,8 @@ class State:
         stage, round: the last training round that was completed; ``round`` 0 is the start of the stage.
         weights: the stage's objective after that round.
         memory: of the strategy.
-        pretrained: weights at the end of the pretraining stage.
-        best, best_loss: weights with the lowest tuning loss of the fine-tuning rounds so far.
+        best, best_loss: the phase after which the weights had the lowest tuning loss of fine-tuning so far; its state
+            is kept.
         evaluations: scores of the final weights on each site's held-out patients.
     """
 
@@ -60,22 +75,26 @@ class State:
     round: int = 0
     weights: Weights = field(default_factory=dict)
     memory: Weights = field(default_factory=dict)
-    pretrained: Weights = field(default_factory=dict)
-    best: Weights = field(default_factory=dict)
+    best: int | None = None
     best_loss: float | None = None
     evaluations: dict[str, Scores] = field(default_factory=dict)
     records: tuple[RoundRecord, ...] = ()
+
+    @property
+    def phase(self) -> int:
+        """How many phases (survey, rounds, evaluation) are done."""
+        return len(self.records)
 
     def recorded(self, record: RoundRecord) -> State:
         """The state with one more record."""
         return replace(self, records=(*self.records, record))
 
 
-_ARRAY_PARTS = ("weights", "memory", "pretrained", "best")
+_ARRAY_PARTS = ("weights", "memory")
 
 
 def save_state(folder: Path, study: Study, state: State) -> None:
-    """Write the state, then the lines of ``rounds.jsonl`` that follow from it."""
+    """Write the state, then the lines of ``rounds.jsonl`` that follow from it, and drop states that are not needed."""
     arrays: dict[str, Any] = {
         f"{part}/{name}": array for part in _ARRAY_PARTS for name, array in getattr(state, part).items()
     }
@@ -91,25 +110,61 @@ def save_state(folder: Path, study: Study, state: State) -> None:
         "statistics": None if state.statistics is None else to_json(state.statistics),
         "stage": state.stage,
         "round": state.round,
+        "best": state.best,
         "best_loss": state.best_loss,
         "evaluations": sums,
         "records": [asdict(record) for record in state.records],
     }
-    save_arrays(folder / STATE, arrays, facts)
+    save_arrays(_file(folder, state.phase), arrays, facts)
     lines = "".join(json.dumps(asdict(record)) + "\n" for record in state.records)
     write_atomic(folder / ROUNDS, lines.encode())
+    for phase, file in _files(folder):
+        if phase <= state.phase - KEPT and phase != state.best:
+            file.unlink()
 
 
 def load_state(folder: Path, study: Study) -> State:
-    """The state of a study in a folder; a new one where none was written.
+    """The newest undamaged state of a study in a folder; a new one where none was written.
 
     Raises:
-        CheckpointError: a damaged file, or the state of another study.
+        CheckpointError: all states are damaged, or they are another study's.
     """
-    file = folder / STATE
-    if not file.exists():
-        return State()
-    arrays, facts = load_arrays(file)
+    damage: CheckpointError | None = None
+    for _, file in _files(folder):
+        try:
+            arrays, facts = load_arrays(file)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            damage = damage or error
+            continue
+        return _to_state(file, study, arrays, facts)
+    if damage is not None:
+        raise damage
+    return State()
+
+
+def phases_done(folder: Path) -> int:
+    """How many phases of a study in a folder are done, by the newest state."""
+    return max((phase for phase, _ in _files(folder)), default=0)
+
+
+def load_weights(folder: Path, phase: int) -> Weights:
+    """The weights after one of the phases whose state is kept; raises ``CheckpointError``."""
+    arrays, _ = load_arrays(_file(folder, phase))
+    return {name.removeprefix("weights/"): array for name, array in arrays.items() if name.startswith("weights/")}
+
+
+def _file(folder: Path, phase: int) -> Path:
+    return folder / STATES / f"{phase:06d}.safetensors"
+
+
+def _files(folder: Path) -> list[tuple[int, Path]]:
+    """The phases of which there is a state, the newest first."""
+    files = sorted((folder / STATES).glob("[0-9]*.safetensors"), reverse=True)
+    return [(int(file.stem), file) for file in files]
+
+
+def _to_state(file: Path, study: Study, arrays: Weights, facts: dict[str, Any]) -> State:
     if facts.get("study_digest") != digest(study):
         remedy = "Resume with the study's own settings, or choose another run.dir."
         found = str(facts.get("study_digest"))[:12]
@@ -124,6 +179,7 @@ def load_state(folder: Path, study: Study) -> State:
         statistics=None if facts["statistics"] is None else from_json(Statistics, facts["statistics"]),
         stage=facts["stage"],
         round=facts["round"],
+        best=facts["best"],
         best_loss=facts["best_loss"],
         evaluations={site: _scores(parts, site, *sums) for site, sums in facts["evaluations"].items()},
         records=tuple(RoundRecord(**record) for record in facts["records"]),

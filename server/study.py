@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-from flwr.app import Message, MessageType
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from server.state import RoundRecord, State, load_state, save_state
+from server.aggregation import KeptUpdate, aggregate, drop_updates, keep_update, to_flower
+from server.sites import Collected, Names, Sites, StudyError, benched_sites, wait_of_round
+from server.state import RoundRecord, State, load_state, load_weights, save_state
 from server.strategies.memory import read_memory, sampling_seed, write_memory
 from server.strategies.registry import build_strategy
-from shared.checkpoints import save_arrays, save_model
+from server.vetting import check_claims, check_scores, find_outliers, update_size
+from shared.checkpoints import load_arrays, save_arrays, save_model
 from shared.config import Stage, Study
-from shared.errors import FedretinaError, MessageError
+from shared.errors import MessageError
 from shared.messages import (
+    ARRAYS,
+    CONFIG,
     Evaluation,
-    SurveyReply,
     Task,
-    Update,
     decode_evaluation,
     decode_survey,
     decode_update,
-    decode_weights,
     task_content,
-    task_records,
 )
 from shared.metrics import Scores, empty_scores, mean_auroc
 from shared.models.weights import start_encoder
@@ -40,16 +41,11 @@ from shared.weights import Weights, carry_encoders, read_weights
 
 SURVEY, EVALUATE = "survey", "evaluate"
 MODEL, PRETRAINED = "model.safetensors", "pretrained.safetensors"
-_POLL_S = 0.2
+_UPDATES = "updates"  # folder of the updates of the round that is on
 
 log = logging.getLogger(__name__)
-Reply = TypeVar("Reply", SurveyReply, Update, Evaluation)
-Collected = tuple[dict[str, tuple[Reply, Message]], dict[str, str]]
 Watch = Callable[[RoundRecord], None]
-
-
-class StudyError(FedretinaError):
-    """A study that cannot go on: too few sites answered."""
+Notice = Callable[[str], None]
 
 
 def run_study(
@@ -59,6 +55,8 @@ def run_study(
     watch: Watch = lambda record: None,
     pretrained: Weights | None = None,
     judges: Grid | None = None,
+    enrolled: Names | None = None,
+    notice: Notice = lambda text: None,
 ) -> State:
     """Run a study to its end, or from where it was interrupted.
 
@@ -68,15 +66,28 @@ def run_study(
         watch: is told of every round.
         pretrained: weights of a pretraining stage that was run already; the stage is then left out.
         judges: the sites on whose held-out patients the final weights are scored, where they are not those that train.
+        enrolled: names of the nodes that may take part; without it, whoever is connected does, by the name it states.
+        notice: is told in one line what is being waited for.
 
     Returns:
         The final state; the same, bit for bit, whether the run was interrupted or not.
 
     Raises:
         StudyError: too few sites answered.
-        CheckpointError: the folder holds another study, or a damaged state.
+        CheckpointError: the folder holds another study, or damaged states alone.
     """
-    return _Run(study, grid, judges or grid, folder, watch).complete(load_state(folder, study), pretrained)
+    state = load_state(folder, study)
+    sites = Sites(grid, study.strategy, state.nodes, enrolled, notice)
+    run = _Run(study, sites, sites if judges is None else Sites(judges, study.strategy, {}), folder, watch, state)
+    return run.complete(pretrained)
+
+
+def is_complete(study: Study, folder: Path) -> bool:
+    """Has the study of this folder ended?"""
+    state = load_state(folder, study)
+    if study.finetune.rounds:
+        return bool(state.evaluations)
+    return state.stage == PRETRAIN and state.round == study.pretrain.rounds and (folder / PRETRAINED).exists()
 
 
 def check_study(study: Study) -> None:
@@ -101,193 +112,194 @@ def _initial_weights(study: Study, stage: str, statistics: Statistics) -> Weight
 
 
 class _Run:
-    def __init__(self, study: Study, grid: Grid, judges: Grid, folder: Path, watch: Watch) -> None:
-        self.study, self.grid, self.judges, self.folder, self.watch = study, grid, judges, folder, watch
-        self.names: dict[tuple[Grid, int], str] = {}  # of nodes, as their replies state them
+    """A study on its way; holds one state, so that a large model is in memory once."""
 
-    def complete(self, state: State, pretrained: Weights | None) -> State:
-        self.names = {(self.grid, node): name for node, name in state.nodes.items()}
-        if not state.surveys:
-            state = self._survey(state)
-        if pretrained is not None and not state.pretrained:
-            state = replace(state, pretrained=pretrained)
+    def __init__(self, study: Study, sites: Sites, judges: Sites, folder: Path, watch: Watch, state: State) -> None:
+        self.study, self.sites, self.judges, self.folder, self.watch = study, sites, judges, folder, watch
+        self.state = state
+
+    def complete(self, pretrained: Weights | None) -> State:
+        if not self.state.surveys:
+            self._survey()
         for stage, config in ((PRETRAIN, self.study.pretrain), (FINETUNE, self.study.finetune)):
-            done_before = stage == PRETRAIN and (state.stage == FINETUNE or bool(state.pretrained))
+            done_before = stage == PRETRAIN and (self.state.stage == FINETUNE or pretrained is not None)
             if config.rounds and not done_before:
-                state = self._train_stage(state, stage, config)
-        if self.study.finetune.rounds and not state.evaluations:
-            state = self._evaluate(state)
-        return state
+                self._train_stage(stage, config, pretrained)
+        if self.study.finetune.rounds and not self.state.evaluations:
+            self._evaluate()
+        return self.state
 
     # The stages
 
-    def _survey(self, state: State) -> State:
+    def _survey(self) -> None:
         started = time.perf_counter()
-        task = Task(self.study, SURVEY, 0, 0, "", None, {})
-        messages = _to_all(self.grid, task, MessageType.QUERY)
-        surveys, failed = self._collect(
-            self.grid, messages, lambda message: decode_survey(message.content, self.study), SURVEY
+        content = task_content(Task(self.study, SURVEY, 0, 0, "", None, {}))
+        found = self.sites.gather(
+            lambda node: Message(content, node, MessageType.QUERY),
+            lambda message: decode_survey(message.content, self.study),
+            SURVEY,
         )
-        state = replace(state, surveys={site: reply.survey for site, (reply, _) in surveys.items()})
-        statistics = Statistics.of(merge([survey for _, survey in sorted(state.surveys.items())]))
-        return self._finish(replace(state, statistics=statistics), SURVEY, 1, 1, started, list(surveys), failed)
+        surveys = {site: reply.survey for site, reply in sorted(found.answers.items())}
+        self.state = replace(self.state, surveys=surveys, statistics=Statistics.of(merge(list(surveys.values()))))
+        self._finish(RoundRecord(SURVEY, 1, 1), started, found.answers, found.failed)
 
-    def _train_stage(self, state: State, stage: str, config: Stage) -> State:
+    def _train_stage(self, stage: str, config: Stage, pretrained: Weights | None) -> None:
         strategy = build_strategy(self.study)
-        if state.stage == stage:
-            write_memory(strategy, state.memory)
+        if self.state.stage == stage:
+            write_memory(strategy, self.state.memory)
         else:
-            assert state.statistics is not None
-            weights = _initial_weights(self.study, stage, state.statistics)
+            assert self.state.statistics is not None
+            weights = _initial_weights(self.study, stage, self.state.statistics)
             if stage == FINETUNE:
-                weights = carry_encoders(state.pretrained, weights, "model.")
-            state = replace(state, stage=stage, round=0, weights=weights, memory={})
-        while state.round < config.rounds:
-            state = self._round(state, strategy, stage, config.rounds)
+                if pretrained is None and self.study.pretrain.rounds:
+                    pretrained = load_arrays(self.folder / PRETRAINED)[0]
+                weights = carry_encoders(pretrained or {}, weights, "model.")
+            self.state = replace(self.state, stage=stage, round=0, weights=weights, memory={})
+            del weights, pretrained
+        while self.state.round < config.rounds:
+            self._round(strategy, stage, config.rounds)
         if stage == PRETRAIN:
-            state = replace(state, pretrained=state.weights)
-            save_arrays(self.folder / PRETRAINED, state.pretrained, {"kind": PRETRAINED})
-        return state
+            save_arrays(self.folder / PRETRAINED, self.state.weights, {"kind": PRETRAINED})
 
-    def _round(self, state: State, strategy: Strategy, stage: str, rounds: int) -> State:
-        started, number = time.perf_counter(), state.round + 1
-        task = Task(self.study, stage, number, rounds, "", state.statistics, state.weights)
-        arrays, config = task_records(task)
-        with sampling_seed(derive_seed(self.study.seed, stage, number, "sampling")):
-            messages = list(strategy.configure_train(number, arrays, config, self.grid))
-        updates, failed = self._collect(self.grid, messages, lambda m: decode_update(m.content, state.weights), stage)
-        # Sums of floats depend on their order: sites in order of name, whoever answered first.
-        ordered = [reply for _, (_, reply) in sorted(updates.items())]
-        aggregated, _ = strategy.aggregate_train(number, ordered)
-        if aggregated is None:
+    def _round(self, strategy: Strategy, stage: str, rounds: int) -> None:
+        started, number = time.perf_counter(), self.state.round + 1
+        found = self._updates(strategy, stage, number, rounds)
+        updates = [update for _, update in sorted(found.answers.items())]
+        weights = aggregate(strategy, number, updates, self.state.weights)
+        drop_updates(self.folder / _UPDATES)
+        if weights is None:
             raise StudyError(f"{stage} round {number}", "must aggregate to new weights", value=self.study.strategy.name)
-        tuning = {site: update.tuning for site, (update, _) in sorted(updates.items()) if update.tuning.cases}
+        tuning = {update.site: update.tuning for update in updates if update.tuning.cases}
         if stage == FINETUNE and number > 1:
-            state = self._keep_best(state, tuning)
-        examples = sum(update.examples for update, _ in updates.values())
-        loss = sum(update.loss * update.examples for update, _ in updates.values()) / examples
-        # Some strategies compute in double precision; the weights keep their own.
-        weights = {name: a.astype(state.weights[name].dtype) for name, a in decode_weights(aggregated).items()}
-        state = replace(state, round=number, weights=weights, memory=read_memory(strategy))
-        return self._finish(state, stage, number, rounds, started, list(updates), failed, loss, tuning)
+            self._keep_best(tuning)
+        self.state = replace(self.state, round=number, weights=weights, memory=read_memory(strategy))
+        examples = sum(update.examples for update in updates)
+        record = RoundRecord(
+            stage,
+            number,
+            rounds,
+            loss=sum(update.loss * update.examples for update in updates) / examples,
+            norm=statistics.median(update.size for update in updates),
+        )
+        self._finish(record, started, found.answers, found.failed, tuning)
 
-    def _evaluate(self, state: State) -> State:
+    def _updates(self, strategy: Strategy, stage: str, number: int, rounds: int) -> Collected[KeptUpdate]:
+        """The updates of a round, which is tried again when too few sites answered in time.
+
+        Raises:
+            StudyError: too few answered in the last attempt, or the others gave reasons that time does not mend.
+        """
+        config = self.study.strategy
+        for attempt in range(1, config.attempts + 1):
+            drop_updates(self.folder / _UPDATES)
+            found = self.sites.ask(
+                self._sample(strategy, stage, number, rounds, attempt),  # unnamed: whoever is asked holds the only copy
+                lambda message: self._take_update(message, stage, number),
+                stage,
+                wait_of_round(self.state.records, stage, config),
+            )
+            self._reject_outliers(found, stage)
+            answered = len(found.answers)
+            is_hopeless = answered + len(found.silent) < config.minimum_sites
+            if answered >= config.minimum_sites or is_hopeless or attempt == config.attempts:
+                break
+            log.warning("%s round %d: %d of %d attempts failed", stage, number, attempt, config.attempts)
+        found.check_enough(stage, config.minimum_sites)
+        return found
+
+    def _sample(self, strategy: Strategy, stage: str, number: int, rounds: int, attempt: int) -> list[Message]:
+        task = Task(self.study, stage, number, rounds, "", self.state.statistics, self.state.weights)
+        content = task_content(task)
+        benched = benched_sites(self.state.records, self.study.strategy) & self.state.surveys.keys()
+        if len(self.state.surveys) - len(benched) < self.study.strategy.minimum_sites:
+            benched = set()
+        for site in sorted(benched):
+            log.info("%s round %d: %s is left in peace after failing (strategy.bench_after)", stage, number, site)
+        grid = self.sites.among(self.state.surveys.keys() - benched)
+        with sampling_seed(derive_seed(self.study.seed, stage, number, "sampling", attempt)):
+            arrays, config = to_flower(self.state.weights), content.config_records[CONFIG]
+            messages = list(strategy.configure_train(number, arrays, config, grid))
+        for message in messages:  # strategies name each tensor; on the wire there are few pieces
+            message.content = RecordDict({ARRAYS: content.array_records[ARRAYS], **message.content.config_records})
+        return messages
+
+    def _take_update(self, message: Message, stage: str, number: int) -> KeptUpdate:
+        update = decode_update(message.content, self.state.weights)
+        if (update.stage, update.round) != (stage, number):
+            rule = f"must be of {stage} round {number}"
+            raise MessageError("update", rule, value=f"{update.stage} round {update.round}")
+        if update.site in self.state.surveys:
+            check_claims(update, self.state.surveys[update.site])
+        size = update_size(update, self.state.weights)
+        return keep_update(self.folder / _UPDATES, update, message, size)
+
+    def _reject_outliers(self, found: Collected[KeptUpdate], stage: str) -> None:
+        history = [r.norm for r in self.state.records if r.stage == stage and r.norm is not None]
+        sizes = {site: update.size for site, update in sorted(found.answers.items())}
+        for site, reason in find_outliers(sizes, history, self.study).items():
+            del found.answers[site]
+            found.leave_out(stage, site, reason)
+
+    def _evaluate(self) -> None:
         started = time.perf_counter()
         if self.study.finetune.select == "best":
-            tuning, _ = self._scores(self.grid, state.weights, state, "tuning")
-            state = self._keep_best(state, {site: scores for site, scores in tuning.items() if scores.cases})
-        final = state.best if self.study.finetune.select == "best" and state.best else state.weights
-        held_out, failed = self._scores(self.judges, final, state, "held_out")
-        state = replace(state, weights=final, evaluations=held_out)
-        assert state.statistics is not None
-        save_model(self.folder / MODEL, self.study, state.statistics, final)
-        return self._finish(state, EVALUATE, 1, 1, started, list(held_out), failed, None, held_out)
+            tuning = self._scores(self.sites, "tuning").answers
+            self._keep_best({site: reply.scores for site, reply in sorted(tuning.items()) if reply.scores.cases})
+            if self.state.best is not None and self.state.best != self.state.phase:
+                self.state = replace(self.state, weights=load_weights(self.folder, self.state.best))
+        found = self._scores(self.judges, "held_out")
+        held_out = {site: reply.scores for site, reply in sorted(found.answers.items())}
+        self.state = replace(self.state, evaluations=held_out)
+        assert self.state.statistics is not None
+        save_model(self.folder / MODEL, self.study, self.state.statistics, self.state.weights)
+        self._finish(RoundRecord(EVALUATE, 1, 1), started, found.answers, found.failed, held_out)
 
-    def _scores(
-        self, grid: Grid, weights: Weights, state: State, split: str
-    ) -> tuple[dict[str, Scores], dict[str, str]]:
-        task = Task(self.study, EVALUATE, 0, 0, split, state.statistics, weights)
-        messages = _to_all(grid, task, MessageType.EVALUATE)
-        replies, failed = self._collect(grid, messages, lambda message: decode_evaluation(message.content), EVALUATE)
-        return {site: reply.scores for site, (reply, _) in sorted(replies.items())}, failed
+    def _scores(self, sites: Sites, split: str) -> Collected[Evaluation]:
+        config = self.study.strategy
+        found = sites.ask(self._to_score(sites, split), self._take_evaluation, EVALUATE, config.round_timeout_s)
+        found.check_enough(EVALUATE, config.minimum_sites)
+        return found
+
+    def _to_score(self, sites: Sites, split: str) -> list[Message]:
+        content = task_content(Task(self.study, EVALUATE, 0, 0, split, self.state.statistics, self.state.weights))
+        grid = sites.among(self.state.surveys) if sites is self.sites else sites.grid
+        return [Message(content, node, MessageType.EVALUATE) for node in grid.get_node_ids()]
+
+    def _take_evaluation(self, message: Message) -> Evaluation:
+        evaluation = decode_evaluation(message.content)
+        if evaluation.site in self.state.surveys:
+            check_scores(evaluation.scores, self.state.surveys[evaluation.site])
+        return evaluation
 
     # Their parts
 
-    def _keep_best(self, state: State, tuning: dict[str, Scores]) -> State:
-        """Keep the weights that the sites have just scored when no earlier ones had a lower loss."""
+    def _keep_best(self, tuning: dict[str, Scores]) -> None:
+        """Remember the weights that the sites have just scored when no earlier ones had a lower loss."""
         total = sum(tuning.values(), empty_scores())
         if not total.cases:
-            return state
+            return
         loss = total.log_loss / total.cases
-        if state.best_loss is None or loss < state.best_loss:
-            return replace(state, best=state.weights, best_loss=loss)
-        return state
+        if self.state.best_loss is None or loss < self.state.best_loss:
+            self.state = replace(self.state, best=self.state.phase, best_loss=loss)
 
     def _finish(
         self,
-        state: State,
-        stage: str,
-        number: int,
-        rounds: int,
+        record: RoundRecord,
         started: float,
-        sites: list[str],
+        answered: Collection[str],
         failed: dict[str, str],
-        loss: float | None = None,
         scored: dict[str, Scores] | None = None,
-    ) -> State:
+    ) -> None:
         """Record a phase, keep the state, tell who watches."""
         total = sum((scored or {}).values(), empty_scores())
-        record = RoundRecord(
-            stage=stage,
-            round=number,
-            rounds=rounds,
-            loss=loss,
+        record = replace(
+            record,
             tuning_loss=total.log_loss / total.cases if total.cases else None,
             auroc=mean_auroc(list((scored or {}).values()))[0],
-            sites=sorted(sites),
+            sites=sorted(answered),
             failed=failed,
             seconds=round(time.perf_counter() - started, 4),
         )
-        nodes = {node: name for (grid, node), name in self.names.items() if grid is self.grid}
-        state = replace(state, nodes=nodes).recorded(record)
-        save_state(self.folder, self.study, state)
+        self.state = replace(self.state, nodes=self.sites.names).recorded(record)
+        save_state(self.folder, self.study, self.state)
         self.watch(record)
-        return state
-
-    def _collect(
-        self, grid: Grid, messages: list[Message], decode: Callable[[Message], Reply], stage: str
-    ) -> Collected[Reply]:
-        """Decoded replies by site with their messages, and the reasons of the sites that are left out.
-
-        Raises:
-            StudyError: fewer sites than the strategy's minimum answered with something usable.
-        """
-        replies: dict[str, tuple[Reply, Message]] = {}
-        failed: dict[str, str] = {}
-        for node, message in self._ask(grid, messages):
-            name = self.names.get((grid, node), f"node {node}")
-            try:
-                if message is None:
-                    timeout = self.study.strategy.round_timeout_s
-                    raise MessageError(name, f"must answer within {timeout:g} s (strategy.round_timeout_s)")
-                if message.has_error():
-                    failed[name] = message.error.reason or "no reason given"
-                    continue
-                reply = decode(message)
-                name = self.names[grid, node] = reply.site
-                if name in replies:
-                    raise MessageError(f"site {name}", "must be the name of one site only")
-                replies[name] = (reply, message)
-            except MessageError as error:
-                failed[name] = str(error)
-        for name, reason in failed.items():
-            log.warning("%s: %s left out: %s", stage, name, reason)
-        minimum = max(self.study.strategy.minimum_sites, 1)
-        if len(replies) < minimum:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items()) or "no site is connected"
-            raise StudyError(
-                f"{stage}: sites that took part", f"must be >= {minimum}", value=len(replies), remedy=reasons
-            )
-        return replies, failed
-
-    def _ask(self, grid: Grid, messages: list[Message]) -> Iterator[tuple[int, Message | None]]:
-        """Each node asked with its reply, as they come; None for those that do not answer in time."""
-        nodes = dict(zip(grid.push_messages(messages), (m.metadata.dst_node_id for m in messages), strict=True))
-        deadline = time.monotonic() + self.study.strategy.round_timeout_s
-        while nodes and time.monotonic() < deadline:
-            replies = list(grid.pull_messages(list(nodes)))
-            for reply in replies:
-                # By message: an error that Flower itself makes does not name the node.
-                node = nodes.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    yield node, reply
-            if not replies:
-                time.sleep(_POLL_S)
-        for node in nodes.values():
-            yield node, None
-
-
-def _to_all(grid: Grid, task: Task, kind: str) -> list[Message]:
-    """The same task for every node."""
-    content = task_content(task)
-    return [Message(content, node, kind) for node in sorted(grid.get_node_ids())]

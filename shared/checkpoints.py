@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,42 +11,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from shared.config import Study
 from shared.errors import CheckpointError, ConfigError
+from shared.files import replacing
 from shared.knobs import from_json, to_json
 from shared.models.multimodal import MultimodalModel
 from shared.statistics import Statistics
 from shared.weights import Weights, write_weights
 
 
-def write_atomic(file: Path, content: bytes) -> None:
-    """Replace a file's content: after a crash it holds the old content or the new, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, file)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename itself must survive a power cut
-    finally:
-        os.close(directory)
-
-
 def save_arrays(file: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
-    """Write named arrays and JSON facts as safetensors, with a digest over both."""
-    # safetensors stores at least one dimension apart; ascontiguousarray would turn scalars into vectors.
-    whole = {name: np.array(array, order="C") for name, array in arrays.items()}
+    """Write named arrays and JSON facts as safetensors, with a digest over both; no array is copied as a whole."""
+    # safetensors reads memory as it lies; ascontiguousarray would turn scalars into vectors.
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps(facts, sort_keys=True, allow_nan=False)
-    write_atomic(file, save(whole, {"facts": text, "digest": _digest(whole, text)}))
+    # safetensors sorts; some strategies pair tensors by their place.
+    names = json.dumps(list(whole))
+    with replacing(file) as draft:
+        save_file(whole, draft, {"facts": text, "names": names, "digest": _digest(whole, names + text)})
 
 
 def load_arrays(file: Path) -> tuple[Weights, dict[str, Any]]:
@@ -60,12 +42,14 @@ def load_arrays(file: Path) -> tuple[Weights, dict[str, Any]]:
     try:
         with safe_open(file, framework="numpy") as opened:
             metadata = opened.metadata() or {}
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = metadata.get("names", "")
+            order = json.loads(names) if names else list(opened.keys())
+            arrays = {name: opened.get_tensor(name) for name in order}
     except FileNotFoundError:
         raise CheckpointError(str(file), "must exist") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise CheckpointError(str(file), "must be a readable checkpoint", value=str(error).splitlines()[0]) from None
-    if metadata.get("digest") != _digest(arrays, metadata.get("facts", "")):
+    if metadata.get("digest") != _digest(arrays, names + metadata.get("facts", "")):
         remedy = "Take an earlier checkpoint or start the run again."
         raise CheckpointError(str(file), "must be undamaged", remedy=remedy)
     facts: dict[str, Any] = json.loads(metadata["facts"])

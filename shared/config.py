@@ -209,7 +209,20 @@ class Strategy:
     fraction: float = knob(1.0, "fraction of the sites asked in a round", gt=0.0, le=1.0)
     proximal_mu: float = knob(0.0, "pull of local weights to the global ones (FedProx)", ge=0.0)
     minimum_sites: int = knob(1, "sites without which a round does not count", ge=1)
+    start_sites: int = knob(1, "sites that must have joined before the study begins", ge=1)
+    gathering_timeout_s: float = knob(
+        3600.0, "longest wait at the start for enrolled sites that are absent or have not approved", unit="s", gt=0.0
+    )
     round_timeout_s: float = knob(3600.0, "longest wait for the answers of a round", unit="s", gt=0.0)
+    patience: float = knob(
+        0.0, "wait this many times as long as the stage's rounds took so far, but 30 s; 0: round_timeout_s", ge=0.0
+    )
+    attempts: int = knob(3, "times a round is tried for which too few sites answered in time", ge=1)
+    bench_after: int = knob(3, "rounds in a row that a site fails before it is left out for a while; 0: never", ge=0)
+    bench_rounds: int = knob(5, "rounds for which it is left out", ge=1)
+    norm_limit: float = knob(
+        10.0, "updates this many times larger than is usual in the federation are rejected; 0: none", ge=0.0
+    )
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class MessageError(FedretinaError):
     """A task or an update that is not what the protocol says."""
 
 
+class KeyFileError(FedretinaError):
+    """A key, certificate or kit that cannot be used."""
+
+
 class CheckpointError(FedretinaError):
     """A checkpoint that is damaged or belongs to another study."""
 

@@ -7,12 +7,15 @@ Every decoder checks names, types, shapes and finiteness, and refuses the rest.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, MetricRecordValues, RecordDict
 
+from shared.code import code_digest
 from shared.config import CLINICAL, Study
 from shared.errors import ConfigError, MessageError
 from shared.knobs import from_json, to_json
@@ -24,7 +27,8 @@ PROTOCOL = 1
 STAGES = ("survey", "pretrain", "finetune", "evaluate")
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the names that Flower's strategies expect
 EXAMPLES = "num-examples"  # the weight by which Flower's strategies average
-_SITE_ERROR = 1000  # error codes of applications start here
+_PIECE, _PIECE_BYTES = "safetensors", 32 * 2**20
+FAILED_AT_SITE, AWAITS_APPROVAL = 1000, 1001  # error codes of applications start at 1000
 
 T = TypeVar("T", int, str, float)
 
@@ -39,6 +43,7 @@ class Task:
         split: the split to evaluate, in stage evaluate.
         statistics: of the federation; None in stage survey.
         weights: to start from or to evaluate; empty in stage survey.
+        code: digest of the code that the coordinator has for sites.
     """
 
     study: Study
@@ -48,6 +53,7 @@ class Task:
     split: str
     statistics: Statistics | None
     weights: Weights
+    code: str = field(default_factory=code_digest)
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,15 @@ class Update:
     """What a site learned in one round.
 
     Attributes:
+        stage, round: of the task that this answers.
         examples: training examples of the site, the weight of its update.
         loss: mean training loss.
         tuning: scores of the incoming weights on the site's tuning split; without cases where there is none.
     """
 
     site: str
+    stage: str
+    round: int
     weights: Weights
     examples: int
     loss: float
@@ -85,8 +94,8 @@ class Evaluation:
     seconds: float
 
 
-def task_records(task: Task) -> tuple[ArrayRecord, ConfigRecord]:
-    """The two records of a task, as Flower's strategies take them."""
+def task_content(task: Task) -> RecordDict:
+    """A task as the content of a message."""
     config = ConfigRecord(
         {
             "protocol": PROTOCOL,
@@ -94,17 +103,12 @@ def task_records(task: Task) -> tuple[ArrayRecord, ConfigRecord]:
             "stage": task.stage,
             "round": task.round,
             "rounds": task.rounds,
+            "code": task.code,
             "split": task.split,
             "statistics": "" if task.statistics is None else to_json(task.statistics),
         }
     )
-    return encode_weights(task.weights), config
-
-
-def task_content(task: Task) -> RecordDict:
-    """A task as the content of a message."""
-    arrays, config = task_records(task)
-    return RecordDict({ARRAYS: arrays, CONFIG: config})
+    return RecordDict({ARRAYS: encode_weights(task.weights), CONFIG: config})
 
 
 def decode_task(content: RecordDict) -> Task:
@@ -143,6 +147,7 @@ def decode_task(content: RecordDict) -> Task:
         split=_field(config, "split", str),
         statistics=statistics,
         weights={} if arrays is None else decode_weights(arrays),
+        code=_field(config, "code", str),
     )
 
 
@@ -175,13 +180,15 @@ def update_content(update: Update) -> RecordDict:
         {
             ARRAYS: encode_weights(update.weights),
             METRICS: MetricRecord(metrics),
-            CONFIG: ConfigRecord({"site": update.site, "seconds": update.seconds}),
+            CONFIG: ConfigRecord(
+                {"site": update.site, "stage": update.stage, "round": update.round, "seconds": update.seconds}
+            ),
         }
     )
 
 
 def decode_update(content: RecordDict, expected: Weights) -> Update:
-    """The inverse of ``update_content``.
+    """The inverse of ``update_content``, which takes the arrays out of it: a large model is not in memory twice.
 
     Args:
         expected: the weights that went out; names, shapes and dtypes must come back.
@@ -192,18 +199,28 @@ def decode_update(content: RecordDict, expected: Weights) -> Update:
     config, metrics, arrays = _config(content), _metrics(content), content.array_records.get(ARRAYS)
     if arrays is None:
         raise MessageError("update", f"must have a record {ARRAYS}")
-    weights = decode_weights(arrays)
-    if weights.keys() != expected.keys():
-        raise MessageError("update", "must name the model's tensors", value=sorted(weights.keys() ^ expected.keys())[0])
-    for name, array in weights.items():
-        if array.shape != expected[name].shape or array.dtype != expected[name].dtype:
-            rule = f"must be {expected[name].dtype}{list(expected[name].shape)}"
+    found = _decode_pieces((name, arrays.pop(name)) for name in sorted(arrays))
+    if found.keys() != expected.keys():
+        raise MessageError("update", "must name the model's tensors", value=sorted(found.keys() ^ expected.keys())[0])
+    weights: Weights = {}
+    for name, like in expected.items():
+        array = weights[name] = found[name]
+        if array.shape != like.shape or array.dtype != like.dtype:
+            rule = f"must be {like.dtype}{list(like.shape)}"
             raise MessageError(f"update {name}", rule, value=f"{array.dtype}{list(array.shape)}")
     examples, loss = _number(metrics, EXAMPLES), _number(metrics, "loss")
     if examples <= 0 or examples != int(examples):
         raise MessageError(f"update.{EXAMPLES}", "must be a whole number > 0", value=examples)
-    seconds = _field(config, "seconds", float)
-    return Update(_field(config, "site", str), weights, int(examples), loss, _decode_scores(metrics), seconds)
+    return Update(
+        site=_field(config, "site", str),
+        stage=_field(config, "stage", str),
+        round=_field(config, "round", int),
+        weights=weights,
+        examples=int(examples),
+        loss=loss,
+        tuning=_decode_scores(metrics),
+        seconds=_field(config, "seconds", float),
+    )
 
 
 def evaluation_content(evaluation: Evaluation) -> RecordDict:
@@ -219,31 +236,53 @@ def decode_evaluation(content: RecordDict) -> Evaluation:
     return Evaluation(_field(config, "site", str), _decode_scores(metrics), _field(config, "seconds", float))
 
 
-def error_reply(message: Message, reason: str) -> Message:
+def error_reply(message: Message, reason: str, code: int = FAILED_AT_SITE) -> Message:
     """A reply that says why a site did not do as asked."""
-    return Message(Error(_SITE_ERROR, reason), reply_to=message)
+    return Message(Error(code, reason), reply_to=message)
 
 
 def encode_weights(weights: Weights) -> ArrayRecord:
-    """Weights as a record of Flower."""
-    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+    """Weights as a record of few pieces: Flower stores, signs and sends every entry of a record by itself."""
+    record, piece, filled = ArrayRecord(), Weights(), 0
+    for name, array in weights.items():
+        if piece and filled + array.nbytes > _PIECE_BYTES:
+            record[f"{len(record):06d}"] = _to_piece(piece)
+            piece, filled = {}, 0
+        piece[name] = np.asarray(array, order="C")
+        filled += array.nbytes
+    if piece:
+        record[f"{len(record):06d}"] = _to_piece(piece)
+    return record
+
+
+def _to_piece(weights: Weights) -> Array:
+    data = safetensors.numpy.save(weights)
+    return Array("uint8", (len(data),), _PIECE, data)
 
 
 def decode_weights(arrays: ArrayRecord) -> Weights:
-    """Weights of a record of Flower; raises ``MessageError`` for what is not a finite float array."""
+    """The inverse of ``encode_weights``; raises ``MessageError`` for what is not finite arrays of floats."""
+    return _decode_pieces(arrays.items())
+
+
+def _decode_pieces(pieces: Iterable[tuple[str, Array]]) -> Weights:
     weights: Weights = {}
-    for name, item in arrays.items():
+    for place, piece in pieces:
+        if piece.stype != _PIECE:
+            raise MessageError(f"weights {place}", f"must be {_PIECE}", value=piece.stype)
         try:
-            array = item.numpy()  # np.load without pickle
-            if not isinstance(array, np.ndarray):
-                raise TypeError("an archive of arrays")
-        except Exception as error:  # NumPy fails in a dozen ways on bytes that are no array
-            raise MessageError(f"weights {name}", "must be a NumPy array", value=str(error).split("\n")[0]) from None
-        if not np.issubdtype(array.dtype, np.floating):
-            raise MessageError(f"weights {name}", "must be floating point", value=str(array.dtype))
-        if not np.isfinite(array).all():
-            raise MessageError(f"weights {name}", "must be finite")
-        weights[name] = array
+            found = safetensors.numpy.load(piece.data)  # checks every length, and runs nothing
+        except Exception as error:  # of the parser, or a type that NumPy does not have
+            reason = str(error).split("\n")[0]
+            raise MessageError(f"weights {place}", f"must be readable {_PIECE}", value=reason) from None
+        for name, array in found.items():
+            if name in weights:
+                raise MessageError(f"weights {name}", "must be named once")
+            if not np.issubdtype(array.dtype, np.floating):
+                raise MessageError(f"weights {name}", "must be floating point", value=str(array.dtype))
+            if not np.isfinite(array).all():
+                raise MessageError(f"weights {name}", "must be finite")
+            weights[name] = array
     return weights
 
 

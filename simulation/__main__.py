@@ -13,14 +13,12 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from shared.errors import FedretinaError
-from simulation.compose import CONFIGS, register, to_experiment
+from simulation.compose import COMPOSE_ERRORS, CONFIG, CONFIGS, HYDRA, one_line, register, to_experiment
 from simulation.results import show_run
 from simulation.run import simulate
 
@@ -39,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         with _telling(errors):
-            hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")(job)()
+            hydra.main(config_path=str(CONFIGS), config_name=CONFIG, version_base=HYDRA)(job)()
     except KeyboardInterrupt:
         print("fedretina: interrupted; go on with it by resume=runs/latest", file=sys.stderr)
         return 130
@@ -51,8 +49,8 @@ def _telling(errors: list[Exception]) -> Iterator[None]:
     """Tell an error that its user can mend in one line, and note it."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, FedretinaError) as error:
-        print(f"fedretina: {_one_line(error)}", file=sys.stderr)
+    except (*COMPOSE_ERRORS, FedretinaError) as error:
+        print(f"fedretina: {one_line(error)}", file=sys.stderr)
         errors.append(error)
 
 
@@ -76,12 +74,6 @@ def _run(composed: DictConfig, swept: set[str]) -> None:
     command = shlex.join(["fedretina", "simulate", *hydra_config.overrides.task])
     folder = simulate(experiment, command, console)
     show_run(folder, console)
-
-
-def _one_line(error: BaseException) -> str:
-    """Hydra's and OmegaConf's errors run over several lines, and so do the faults of a site."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith(("full_key", "object_type", "reference_type")))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,6 @@ _PARTS: dict[str, tuple[Callable[..., object], ...]] = {
     "evaluation": (evaluate,),
     "coordinator encodes tasks, decodes replies": (
         messages.task_content,
-        messages.task_records,
         messages.decode_survey,
         messages.decode_update,
         messages.decode_evaluation,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from shared.config import Study
 
 
 def simulate(context: typer.Context) -> None:
@@ -23,3 +26,19 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Folders of finished
     from simulation.results import show_areas
 
     show_areas([read_run(run) for run in runs], Console(markup=False))
+
+
+def rehearse(
+    overrides: Annotated[list[str] | None, typer.Argument(help="sites=3, run.dir=PATH, and as of simulate.")] = None,
+) -> None:
+    """A whole federation on this machine: the real commands, processes and connections, on synthetic hospitals."""
+    from simulation.rehearse import main  # imported here so that the other commands are quick
+
+    raise typer.Exit(main(overrides or []))
+
+
+def compose_study(overrides: list[str]) -> Study:
+    """The study of some overrides; raises ``ConfigError``."""
+    from simulation.compose import compose_study
+
+    return compose_study(overrides)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from shared.config import MAE, Features, Model, SimCLR, Strategy
+from shared.config import MAE, Features, Model, SimCLR, Strategy, Study
+from shared.errors import ConfigError
 from shared.knobs import Tree, dump, load
 from simulation.cohorts.config import FolderCohort, IstCohort, OctCohort, SyntheticCohort
 from simulation.config import Comparison, Experiment
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIG, HYDRA = "config", "1.3"  # the file that Hydra begins with, and the behaviour that it is asked for
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
 _GROUPS: dict[str, dict[str, Tree]] = {
     "cohort": {"synthetic": SyntheticCohort(), "ist": IstCohort(), "oct": OctCohort(), "folders": FolderCohort()},
     "objective": {"simclr": SimCLR(), "mae": MAE()},
@@ -21,6 +29,7 @@ _GROUPS: dict[str, dict[str, Tree]] = {
     "strategy": {"strategy": Strategy()},
     "comparison": {"comparison": Comparison()},
 }
+_OF_SIMULATIONS = {field.name for field in fields(Experiment)} - {field.name for field in fields(Study)}
 
 
 def register() -> None:
@@ -51,3 +60,29 @@ def to_experiment(composed: DictConfig) -> Experiment:
     data = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(data, dict)
     return load(Experiment, {str(name): value for name, value in data.items()})
+
+
+def compose_experiment(overrides: Sequence[str]) -> Experiment:
+    """The experiment of some overrides, outside of ``fedretina simulate``; raises ``ConfigError``."""
+    register()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base=HYDRA):
+            return to_experiment(compose(CONFIG, overrides=list(overrides)))
+    except COMPOSE_ERRORS as error:
+        raise ConfigError("overrides", f"must compose: {one_line(error)}") from None
+
+
+def compose_study(overrides: Sequence[str]) -> Study:
+    """The study of some overrides, without a cohort to try it on; raises ``ConfigError``."""
+    for override in overrides:
+        name = override.lstrip("+~").partition("=")[0].partition(".")[0]
+        if name in _OF_SIMULATIONS:
+            raise ConfigError(name, "is a setting of simulations", remedy="Leave it out: a study has sites of its own.")
+    # Which arms an experiment compares says nothing about its study, and must not stand in its way.
+    return compose_experiment(["comparison=none", *overrides]).study
+
+
+def one_line(error: BaseException) -> str:
+    """An error on one line: Hydra's and OmegaConf's run over several, and so do the faults of a site."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(line for line in lines if not line.startswith(("full_key", "object_type", "reference_type")))

@@ -49,7 +49,7 @@ class Progress:
         self._done[arm.name] = self._done.get(arm.name, 0.0) + _unit(arm, record.stage)
         left = self._seconds_left()
         if self._live is None:
-            self._print(f"{arm.name:<28} {describe(record)}  {left}".rstrip())
+            self._print(f"{arm.name:<28} {record.describe()}  {left}".rstrip())
         else:
             self._live.update(self._table(left), refresh=True)
         for site, reason in record.failed.items():
@@ -68,18 +68,9 @@ class Progress:
     def _table(self, left: str) -> Table:
         table = Table(box=None, show_header=False, pad_edge=False)
         for name, record in self._latest.items():
-            table.add_row(name, describe(record))
+            table.add_row(name, record.describe())
         table.add_row("", left)
         return table
-
-
-def describe(record: RoundRecord) -> str:
-    """A round in one line: stage, round, loss, AUROC, sites answered, seconds."""
-    asked = len(record.sites) + len(record.failed)
-    loss = "" if record.loss is None else f"  loss {record.loss:.4f}"
-    area = "" if record.auroc is None else f"  AUROC {record.auroc:.3f}"
-    sites = f"  {len(record.sites)}/{asked} site{'s' if asked != 1 else ''}"
-    return f"{record.stage:<8} {record.round:>3}/{record.rounds:<3}{loss}{area}{sites}  {record.seconds:.1f} s"
 
 
 def work(arm: Arm) -> float:

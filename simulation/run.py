@@ -18,10 +18,11 @@ from rich.console import Console
 
 from server.report.page import write_report
 from server.report.summary import write_summary
-from server.state import RoundRecord, load_state
-from server.study import StudyError, check_study
-from shared.checkpoints import write_atomic
+from server.sites import StudyError
+from server.state import RoundRecord
+from server.study import check_study, is_complete
 from shared.errors import CheckpointError, ConfigError
+from shared.files import write_atomic
 from shared.knobs import from_json, to_json
 from simulation.arms import Arm, plan
 from simulation.cohorts import Built, build_cohort
@@ -119,7 +120,7 @@ def run_arms(chains: Sequence[Sequence[Arm]], backend: str, workers: int, cores:
     threads = max(cores // processes, 1)
     with Progress(list(arms.values()), console) as progress:
         for arm in arms.values():
-            if _is_complete(arm):
+            if is_complete(arm.study, arm.folder):
                 progress.skip(arm)
         if processes == 1:
             for chain in chains:
@@ -188,8 +189,3 @@ def _run_chain(chain: Sequence[Arm], backend: str, threads: int, tell: Callable[
                 RoundRecord(stage=error.name.partition(":")[0], round=0, rounds=0, failed={arm.site: str(error)}),
             )
             return
-
-
-def _is_complete(arm: Arm) -> bool:
-    state = load_state(arm.folder, arm.study)
-    return bool(state.evaluations if arm.study.finetune.rounds else state.pretrained)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,15 @@ import numpy as np
 import pandas as pd
 
 from client.splits import HELD_OUT, assign_splits, split_key
-from server.report.summary import arm_figures, rounded, site_rows
+from server.report.summary import arm_figures, rounded, site_rows, study_summary
 from server.state import ROUNDS, State, load_state
-from shared.checkpoints import write_atomic
-from shared.knobs import digest, dump
+from shared.files import write_atomic
+from shared.knobs import dump
 from shared.metrics import Scores, mean_auroc, score
 from shared.site_folder import SiteFolder
 from simulation.arms import Arm
 from simulation.cohorts.synthetic.ceiling import expected_auroc
 from simulation.config import INPUTS, Experiment
-
-SCHEMA = 1
 
 
 def collect_rounds(chains: Sequence[Sequence[Arm]], folder: Path) -> None:
@@ -44,17 +41,10 @@ def summarise(
     states = {arm: load_state(arm.folder, arm.study) for chain in chains for arm in chain}
     first = next(iter(states))
     summary: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": version("fedretina"),
-        "name": experiment.name,
-        "seed": experiment.seed,
-        "study_digest": digest(experiment.study),
-        "task": dump(experiment.task),
+        **study_summary(experiment.study, command, seconds),
         "cohort": dump(experiment.cohort),
-        "command": command,
         "arms": _arms(states),
         "sites": _sites(states, first),
-        "seconds": seconds,
     }
     if truth is not None and experiment.finetune.rounds:
         judges = sorted({judge for arm in states for judge in arm.judges})

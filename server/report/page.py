@@ -9,8 +9,8 @@ from pathlib import Path
 
 from server.report import charts, words
 from server.report.record import Run, Score, read_run
-from shared.checkpoints import write_atomic
 from shared.config import MODALITIES
+from shared.files import write_atomic
 
 REPORT = "report.html"
 MOST_FAILURES = 40  # rows; beyond that the page says how many are left in rounds.jsonl

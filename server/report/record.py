@@ -190,14 +190,15 @@ def read_run(run: Path) -> Run:
             raise: a run that was cut short leaves a torn last line, and its report should still be had.
     """
     summary = _summary(run / "summary.json")
-    rounds, unreadable = _rounds(run / "rounds.jsonl")
-    task = summary.inside("task")
+    scores, task = _scores(summary.inside("arms")), summary.inside("task")
+    only = f"{scores[0].arm}.{scores[0].inputs}" if scores else ""  # a run of one arm does not name it
+    rounds, unreadable = _rounds(run / "rounds.jsonl", only)
     labels = {"study digest": "study_digest", "seed": "seed", "version": "version", "command": "command"}
     return Run(
         name=summary.text("name") or "study",
         task=task.text("name"),
         horizon_days=task.count("horizon_days"),
-        scores=_scores(summary.inside("arms")),
+        scores=scores,
         ceiling={name: best for name, each in summary.inside("ceiling").objects() if (best := each.number("auroc"))},
         sites=tuple(_site(each) for each in summary.each("sites")),
         rounds=rounds,
@@ -227,13 +228,13 @@ def _summary(path: Path) -> Fields:
     return Fields("summary.json", values)
 
 
-def _rounds(path: Path) -> tuple[tuple[Round, ...], int]:
+def _rounds(path: Path, arm: str) -> tuple[tuple[Round, ...], int]:
     """The readable rounds in file order, and how many lines were not."""
     rounds, unreadable = [], 0
     lines = path.read_bytes().splitlines() if path.is_file() else []
     for line in filter(None, map(bytes.strip, lines)):
         try:
-            rounds.append(_round(Fields("rounds.jsonl", {"line": _parsed(line.decode())}).inside("line")))
+            rounds.append(_round(Fields("rounds.jsonl", {"line": _parsed(line.decode())}).inside("line"), arm))
         except (ValueError, FedretinaError):
             unreadable += 1
     return tuple(rounds), unreadable
@@ -304,8 +305,8 @@ def _site(fields: Fields) -> Site:
     )
 
 
-def _round(fields: Fields) -> Round:
-    arm, _, rest = fields.text("arm").partition(".")
+def _round(fields: Fields, default: str) -> Round:
+    arm, _, rest = (fields.text("arm") or default).partition(".")
     failed = fields.inside("failed")
     return Round(
         arm=arm,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from server.report.record import INPUTS, SCHEMA
 from server.state import State
-from shared.checkpoints import write_atomic
+from shared.config import CLINICAL, Study
+from shared.files import write_atomic
+from shared.knobs import digest, dump
 from shared.metrics import (
     Scores,
     auroc,
@@ -23,6 +27,28 @@ from shared.statistics import Survey
 
 SUMMARY = "summary.json"
 _DIGITS = 5
+
+
+def study_summary(study: Study, command: str, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What ``summary.json`` says of any study, before its results; its keys are described in docs/summary.md."""
+    return {
+        "schema": SCHEMA,
+        "version": version("fedretina"),
+        "name": study.name,
+        "seed": study.seed,
+        "study_digest": digest(study),
+        "task": dump(study.task),
+        "command": command,
+        "seconds": dict(seconds),
+    }
+
+
+def inputs_name(study: Study) -> str:
+    """Under which name the results of a study's modalities stand."""
+    multimodal, image, clinical = INPUTS
+    if CLINICAL not in study.modalities:
+        return image
+    return multimodal if study.image_modalities else clinical
 
 
 def arm_figures(evaluations: Mapping[str, Scores], seconds: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def test_an_unexpected_error_says_its_type_and_nothing_more(
         with caplog.at_level(logging.CRITICAL, "client.app"):
             reply = ask(north, kind, task_content(task))
         assert reply.has_error()
-        assert reply.error.reason == f"{error.__name__}, see the log of the site"
+        assert re.fullmatch(rf"{error.__name__}, reference [0-9a-f]{{8}} in the site's log", reply.error.reason)
         assert "Jane" not in repr(reply)
 
 
@@ -155,3 +156,10 @@ def test_values_of_the_folder_never_leave_in_an_error(north: Path, damage: Calla
         "site north: unreadable scans must be at most 5% of 60 (site.yaml: quarantine_limit), got 10. "
         "The log of the site names them.",
     )
+
+
+def test_an_error_does_not_say_where_the_sites_folder_is(north: Path) -> None:
+    (north / "site.yaml").write_text("{")
+    said = reason(north, "query", task_content(SURVEY))
+    assert "site.yaml must be valid YAML" in said
+    assert str(north) not in said

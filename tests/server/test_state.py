@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.state import ROUNDS, STATE, RoundRecord, State, load_state, save_state
+from server.state import KEPT, ROUNDS, STATES, RoundRecord, State, load_state, load_weights, save_state
 from shared.checkpoints import load_arrays, save_arrays
 from shared.errors import CheckpointError
 from shared.metrics import score
@@ -17,6 +17,7 @@ from shared.statistics import Statistics, Survey
 from tests.server.federations import assert_same_bits, clinical_study
 
 STUDY = clinical_study()
+STATE = Path(STATES, "000002.safetensors")  # of the state below, after two phases
 
 
 def full_state() -> State:
@@ -39,8 +40,7 @@ def full_state() -> State:
         round=7,
         weights=weights(1),
         memory={"list/momentum/000000/a": random.normal(size=5), "mapping/m_t/000001/b/c": random.normal(size=2)},
-        pretrained=weights(2),
-        best=weights(3),
+        best=1,
         best_loss=0.1 + 0.2,
         evaluations={"a/b": score(random.normal(size=9), np.arange(9) % 2), "north": score(np.zeros(1), np.ones(1))},
         records=(RoundRecord("survey", 1, 1, sites=["a/b", "north"]), RoundRecord("finetune", 7, 9, 0.5, 0.4, 0.7)),
@@ -57,7 +57,7 @@ def test_round_trip_is_the_identity(tmp_path: Path) -> None:
     state = full_state()
     save_state(tmp_path, STUDY, state)
     found = load_state(tmp_path, STUDY)
-    for name in ("weights", "memory", "pretrained", "best"):
+    for name in ("weights", "memory"):
         assert_same_bits(getattr(found, name), getattr(state, name))
     for site, scores in state.evaluations.items():
         assert_same_bits(
@@ -66,7 +66,7 @@ def test_round_trip_is_the_identity(tmp_path: Path) -> None:
         )
         assert found.evaluations[site].log_loss == scores.log_loss
         assert found.evaluations[site].squares == scores.squares
-    arrays = ("weights", "memory", "pretrained", "best", "evaluations")
+    arrays = ("weights", "memory", "evaluations")
     for field in dataclasses.fields(State):
         if field.name not in arrays:
             assert getattr(found, field.name) == getattr(state, field.name), field.name
@@ -137,4 +137,31 @@ def test_interrupted_write_leaves_the_state_before(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         save_state(tmp_path, STUDY, dataclasses.replace(full_state(), round=8))
     assert (tmp_path / STATE).read_bytes() == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == [ROUNDS, STATE]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [ROUNDS, STATES]
+    assert [file.name for file in (tmp_path / STATES).iterdir()] == [STATE.name]
+
+
+def states(count: int, best: int | None = None) -> list[State]:
+    """A study after 1 to ``count`` phases, the weights of each its own."""
+    record = RoundRecord("finetune", 1, 9)
+    return [
+        State(weights={"a": np.full(3, phase, np.float32)}, best=best, records=(record,) * phase)
+        for phase in range(1, count + 1)
+    ]
+
+
+def test_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for state in states(3):
+        save_state(tmp_path, STUDY, state)
+    (tmp_path / STATES / "000003.safetensors").write_bytes(b"torn")
+    found = load_state(tmp_path, STUDY)
+    assert found.phase == 2
+    assert_same_bits(found.weights, states(2)[-1].weights)
+
+
+def test_last_states_and_the_best_are_kept(tmp_path: Path) -> None:
+    for state in states(9, best=2):
+        save_state(tmp_path, STUDY, state)
+    kept = sorted(int(file.stem) for file in (tmp_path / STATES).iterdir())
+    assert kept == [2, *range(10 - KEPT, 10)]
+    assert_same_bits(load_weights(tmp_path, 2), states(2)[-1].weights)

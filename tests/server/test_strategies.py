@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
+from server.aggregation import from_flower, to_flower
 from server.strategies.memory import Memory, read_memory, sampling_seed, write_memory
 from server.strategies.registry import STRATEGIES, build_strategy
 from server.study import run_study
 from shared.checkpoints import load_arrays, save_arrays
 from shared.errors import ConfigError
-from shared.messages import Update, decode_weights, encode_weights, update_content
-from shared.metrics import empty_scores
+from shared.messages import ARRAYS, EXAMPLES, METRICS
 from shared.weights import Weights
 from simulation.grid import LocalGrid
 from tests.server.federations import assert_same_bits, clinical_sites, clinical_study
@@ -110,16 +110,16 @@ def replies(round: int, weights: Weights, messages: Iterable[Message]) -> list[M
         node = message.metadata.dst_node_id
         step = weights_of([round, node])
         moved = {name: np.asarray(array + 0.1 * step[name]) for name, array in weights.items()}
-        update = Update(f"site-{node}", moved, 10 + node, 0.5, empty_scores(), 0.0)
-        answers.append(Message(update_content(update), reply_to=message))
+        metrics = MetricRecord({EXAMPLES: 10 + node, "loss": 0.5})
+        answers.append(Message(RecordDict({ARRAYS: to_flower(moved), METRICS: metrics}), reply_to=message))
     return answers
 
 
 def one_round(strategy: Strategy, round: int, weights: Weights) -> Weights:
-    messages = list(strategy.configure_train(round, encode_weights(weights), ConfigRecord(), Nodes(7)))
+    messages = list(strategy.configure_train(round, to_flower(weights), ConfigRecord(), Nodes(7)))
     aggregated, _ = strategy.aggregate_train(round, replies(round, weights, messages))
     assert aggregated is not None
-    return {name: array.astype(np.float32) for name, array in decode_weights(aggregated).items()}
+    return from_flower(aggregated, weights)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

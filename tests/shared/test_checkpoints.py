@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from shared import checkpoints
-from shared.checkpoints import load_arrays, load_model, save_arrays, save_model, write_atomic
+from shared import files
+from shared.checkpoints import load_arrays, load_model, save_arrays, save_model
 from shared.errors import CheckpointError
+from shared.files import write_atomic
 from shared.models.multimodal import MultimodalModel
 from shared.objectives.registry import FINETUNE, build_objective
 from shared.statistics import Statistics
@@ -107,7 +108,7 @@ def test_content_is_on_disk_before_it_has_the_name(tmp_path: Path, monkeypatch: 
     deeds: list[str] = []
     for name in ("fsync", "replace"):
         deed = getattr(os, name)
-        monkeypatch.setattr(checkpoints.os, name, lambda *a, d=deed, n=name: (deeds.append(n), d(*a))[1])
+        monkeypatch.setattr(files.os, name, lambda *a, d=deed, n=name: (deeds.append(n), d(*a))[1])
     write_atomic(tmp_path / "deep" / "x", b"content")
     assert deeds == ["fsync", "replace", "fsync"]
     assert (tmp_path / "deep" / "x").read_bytes() == b"content"

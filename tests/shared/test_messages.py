@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared import messages
 from shared.errors import MessageError
 from shared.messages import (
     ARRAYS,
@@ -50,13 +51,13 @@ WEIGHTS: Weights = {
 }
 SCORES = score(np.array([-1.0, 2.0, 0.5]), np.array([0.0, 1.0, 1.0]))
 TASK = Task(STUDY, "finetune", 2, 5, "", Statistics((1.0, 2.0), (0.5, 3.0), 0.25), WEIGHTS)
-UPDATE = Update("north", WEIGHTS, 17, 0.625, SCORES, 1.5)
+UPDATE = Update("north", "finetune", 2, WEIGHTS, 17, 0.625, SCORES, 1.5)
 EVALUATION = Evaluation("north", SCORES, 0.5)
 SURVEY = SurveyReply("north", Survey(patients=3, labelled=2, counts=(1, 2), sums=(0.5, 1.5), squares=(0.25, 1.25)))
 
 
 def same_weights(a: Weights, b: Weights) -> bool:
-    return list(a) == list(b) and all(
+    return a.keys() == b.keys() and all(
         a[name].dtype == b[name].dtype and a[name].shape == b[name].shape and a[name].tobytes() == b[name].tobytes()
         for name in a
     )
@@ -107,13 +108,13 @@ def test_weights_of_any_shape_arrive_bit_for_bit(weights: Weights) -> None:
     assert same_weights(decode_weights(encode_weights(weights)), weights)
 
 
-@given(arrays)
-def test_an_array_is_written_as_flower_writes_it(array: np.ndarray) -> None:
-    """So that Flower's own strategies and other readers need nothing of ours."""
-    ours, theirs = encode_weights({"w": array})["w"], Array(array)
-    assert (ours.dtype, tuple(ours.shape), ours.stype) == (theirs.dtype, tuple(theirs.shape), theirs.stype)
-    np.testing.assert_array_equal(ours.numpy(), array)
-    np.testing.assert_array_equal(decode_weights(ArrayRecord({"w": theirs}))["w"], array)
+def test_weights_travel_in_few_pieces_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "_PIECE_BYTES", 1000)
+    weights: Weights = {f"layer.{i}": np.full(i, i, np.float32) for i in range(100)}
+    record = encode_weights(weights)
+    total = sum(array.nbytes for array in weights.values())
+    assert total / 1000 < len(record) < 2 * total / 1000 + 1
+    assert same_weights(decode_weights(record), weights)
 
 
 def test_weights_that_are_a_view_arrive_whole() -> None:
@@ -124,20 +125,18 @@ def test_weights_that_are_a_view_arrive_whole() -> None:
 # What is refused
 
 
-def with_array(item: Array) -> RecordDict:
+def with_piece(piece: Array) -> RecordDict:
     content = update_content(UPDATE)
-    content.array_records[ARRAYS]["layer.weight"] = item
+    content.array_records[ARRAYS]["000000"] = piece
     return content
 
 
-def array_of(data: bytes) -> Array:
-    return Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=data)
+def piece_of(data: bytes, stype: str = "safetensors") -> Array:
+    return Array(dtype="uint8", shape=(len(data),), stype=stype, data=data)
 
 
-def saved(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=allow_pickle)
-    return buffer.getvalue()
+def with_weight(array: np.ndarray) -> Array:
+    return encode_weights({**WEIGHTS, "layer.weight": array})["000000"]
 
 
 class Bomb:
@@ -147,43 +146,64 @@ class Bomb:
         return exec, ("import builtins; builtins.fedretina_was_here = True",)
 
 
-def zipped() -> bytes:
+def saved(array: np.ndarray, *, allow_pickle: bool = False) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, a=np.zeros(3))
+    np.save(buffer, array, allow_pickle=allow_pickle)
     return buffer.getvalue()
 
 
+GOOD = with_weight(WEIGHTS["layer.weight"]).data
+UNREADABLE = "weights 000000 must be readable safetensors"
+
+
 @pytest.mark.parametrize(
-    ("array", "message"),
+    ("piece", "message"),
     [
-        (Array(np.full((2, 3), np.nan, np.float32)), "weights layer.weight must be finite"),
-        (Array(np.full((2, 3), np.inf, np.float32)), "weights layer.weight must be finite"),
-        (Array(np.zeros((3, 2), np.float32)), "update layer.weight must be float32[2, 3], got 'float32[3, 2]'"),
-        (Array(np.zeros((2, 3), np.float64)), "update layer.weight must be float32[2, 3], got 'float64[2, 3]'"),
-        (Array(np.zeros((2, 3), np.int64)), "weights layer.weight must be floating point, got 'int64'"),
-        (Array(np.zeros((2, 3), np.complex64)), "weights layer.weight must be floating point"),
-        (Array(np.full((2, 3), "x")), "weights layer.weight must be floating point"),
-        (array_of(b""), "weights layer.weight must be a NumPy array"),
-        (array_of(b"not an array"), "weights layer.weight must be a NumPy array"),
-        (array_of(saved(np.zeros((2, 3), np.float32))[:-4]), "weights layer.weight must be a NumPy array"),
-        (array_of(zipped()), "weights layer.weight must be a NumPy array"),
-        (array_of(zipped()[:-20]), "weights layer.weight must be a NumPy array"),
-        (Array(dtype="float32", shape=(1,), stype="torch", data=b"x"), "weights layer.weight must be a NumPy array"),
+        (with_weight(np.full((2, 3), np.nan, np.float32)), "weights layer.weight must be finite"),
+        (with_weight(np.full((2, 3), np.inf, np.float32)), "weights layer.weight must be finite"),
+        (with_weight(np.zeros((3, 2), np.float32)), "update layer.weight must be float32[2, 3], got 'float32[3, 2]'"),
+        (with_weight(np.zeros((2, 3), np.float64)), "update layer.weight must be float32[2, 3], got 'float64[2, 3]'"),
+        (with_weight(np.zeros((2, 3), np.int64)), "weights layer.weight must be floating point, got 'int64'"),
+        (with_weight(np.zeros((2, 3), np.bool_)), "weights layer.weight must be floating point"),
+        (piece_of(b""), UNREADABLE),
+        (piece_of(b"not an array"), UNREADABLE),
+        (piece_of(GOOD[:-4]), UNREADABLE),
+        (piece_of(GOOD + b"more"), UNREADABLE),
+        (piece_of((2**62).to_bytes(8, "little") + GOOD[8:]), UNREADABLE),
+        (piece_of(GOOD.replace(b'"F32"', b'"F99"')), UNREADABLE),
+        (piece_of(GOOD.replace(b"[2,3]", b"[9,9]")), UNREADABLE),
+        (piece_of(saved(np.zeros((2, 3), np.float32)), "numpy.ndarray"), "weights 000000 must be safetensors, got"),
+        (piece_of(saved(np.zeros((2, 3), np.float32))), UNREADABLE),
     ],
 )
-def test_what_is_no_finite_array_of_the_model_is_refused(array: Array, message: str) -> None:
+def test_what_is_no_finite_array_of_the_model_is_refused(piece: Array, message: str) -> None:
     with pytest.raises(MessageError) as caught:
-        decode_update(with_array(array), WEIGHTS)
+        decode_update(with_piece(piece), WEIGHTS)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_comes_twice_is_refused() -> None:
+    content = update_content(UPDATE)
+    content.array_records[ARRAYS]["000001"] = encode_weights({"scale": WEIGHTS["scale"]})["000000"]
+    with pytest.raises(MessageError, match="weights scale must be named once"):
+        decode_update(content, WEIGHTS)
+
+
+@given(st.binary(max_size=60), st.integers(0, len(GOOD) - 1))
+def test_damaged_pieces_are_read_or_refused(noise: bytes, place: int) -> None:
+    for data in (noise, GOOD[:place] + noise + GOOD[place:], GOOD[:place] + noise + GOOD[place + len(noise) :]):
+        with contextlib.suppress(MessageError):
+            decode_update(with_piece(piece_of(data)), WEIGHTS)
 
 
 def test_an_array_that_would_run_code_is_refused_and_does_not_run() -> None:
     import builtins
 
     for data in (saved(np.array([Bomb()], dtype=object), allow_pickle=True), pickle.dumps(Bomb())):
-        with pytest.raises(MessageError, match="must be a NumPy array"):
-            decode_update(with_array(array_of(data)), WEIGHTS)
+        for stype in ("safetensors", "numpy.ndarray"):
+            with pytest.raises(MessageError, match="weights 000000 must be"):
+                decode_update(with_piece(piece_of(data, stype)), WEIGHTS)
     assert not hasattr(builtins, "fedretina_was_here")
 
 
@@ -331,11 +351,3 @@ def test_a_decoder_reads_or_refuses_whatever_arrives(which: int, data: st.DataOb
             break
     with contextlib.suppress(MessageError):
         decode(content)
-
-
-@given(st.binary(max_size=8), st.integers(0, 160))
-def test_damaged_array_bytes_are_read_or_refused(junk: bytes, place: int) -> None:
-    whole = saved(np.zeros((2, 3), np.float32))
-    data = whole[:place] + junk + whole[place + len(junk) :]
-    with contextlib.suppress(MessageError):
-        decode_update(with_array(array_of(data)), WEIGHTS)

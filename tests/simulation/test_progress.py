@@ -10,7 +10,7 @@ from rich.console import Console
 
 from server.state import RoundRecord
 from simulation.arms import Arm
-from simulation.progress import Progress, describe
+from simulation.progress import Progress
 from tests.factories import make_study
 
 STUDY = make_study({"pretrain.rounds": 2, "finetune.rounds": 2})
@@ -49,14 +49,14 @@ def test_one_plain_line_a_round_where_there_is_no_terminal() -> None:
 
 
 def words(record: RoundRecord) -> str:
-    return " ".join(describe(record).split())
+    return " ".join(record.describe().split())
 
 
 def test_line_states_loss_auroc_sites_and_seconds() -> None:
     assert words(RECORDS[4]) == "finetune 2/2 loss 0.6000 AUROC 0.625 2/2 sites 1.0 s"
     assert words(RECORDS[3]) == "finetune 1/2 loss 0.7000 AUROC 0.500 1/2 sites 1.0 s"
     assert words(RECORDS[0]) == "survey 1/1 2/2 sites 0.5 s"
-    assert "1/1 site " in describe(RoundRecord("survey", 1, 1, sites=["a"]))
+    assert "1/1 site " in RoundRecord("survey", 1, 1, sites=["a"]).describe()
 
 
 @pytest.mark.parametrize(

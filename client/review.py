@@ -1,0 +1,235 @@
+"""What would a study do at this site? In plain words, for those who decide, and what is new since the last one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from client.approvals import REFUSED, REVOKED, NotApprovedError, read_decision, short, valid_approval
+from shared.code import code_digest
+from shared.config import CLINICAL, IR, OCT, CodeFeature, NumericFeature, SimCLR, Stage, Study
+from shared.keys import PublicKey
+from shared.knobs import Tree, digest
+from shared.metrics import BINS
+
+_WIDTH = 110
+_SCANS = {OCT: "OCT B-scans", IR: "infrared scans"}
+_ABSENT = "not there"
+
+
+def review(study: Study, standing: str, previous: Study | None) -> list[str]:
+    """The lines to read before a decision.
+
+    Args:
+        standing: what the site decided so far, in words.
+        previous: the study that was approved last, where there is one.
+    """
+    sections = {
+        f"Study {study.name}": [
+            f"study digest {digest(study)}",
+            f"code digest  {code_digest()}, of what is installed here",
+            f"at this site: {standing}",
+        ],
+        "What it does here": _deeds(study),
+        "What it reads": _inputs(study),
+        "What leaves the site": _leaves(study),
+        "What it cannot do": _bounds(study),
+        "Changes since the study that was approved last": _compared(previous, study),
+    }
+    lines = []
+    for title, items in sections.items():
+        lines += ["", title, *(line for item in items for line in _wrapped(item))]
+    return [printable(line) for line in lines[1:]]
+
+
+def printable(text: str) -> str:
+    """Names come from others: what could rewrite the terminal, or what is read on it, is shown as its code."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def standing(folder: Path, key: PublicKey, study: Study, at: datetime | None = None) -> str:
+    """What the site decided on a study and whether its gate would let the study pass now, in words."""
+    try:
+        decision = valid_approval(folder, key, study, at)
+        return f"approved on {_day(decision.decided_at)} until {_day(decision.expires_at)}"
+    except NotApprovedError as error:
+        if error.may_come:
+            return "not decided; nothing of it is done"
+        refusal = error
+    try:
+        found = read_decision(folder, key, digest(study))
+    except NotApprovedError as error:
+        return f"not approved: {error}"
+    if found is not None and found.verdict in (REFUSED, REVOKED):
+        return f"{found.verdict} on {_day(found.decided_at)}"
+    return f"no longer approved: {refusal.name} {refusal.rule}, got {refusal.value}"
+
+
+def changes(old: Study, new: Study) -> list[str]:
+    """Every knob in which two studies differ: its dotted name, both values, its unit and meaning."""
+    before, after = _flat(old), _flat(new)
+    lines = []
+    for name in [*after, *(name for name in before if name not in after)]:
+        was, becomes = before.get(name), after.get(name)
+        if _shown(was) != _shown(becomes):
+            about = (becomes or was or _Knob(None)).about
+            lines.append(f"{name}: {_shown(was)} -> {_shown(becomes)}" + (f" ({about})" if about else ""))
+    return lines
+
+
+@dataclasses.dataclass(frozen=True)
+class _Knob:
+    value: Any
+    unit: str = ""
+    about: str = ""
+
+
+def _flat(tree: Tree, path: str = "") -> dict[str, _Knob]:
+    """The knobs of a tree by dotted name; those of named entries of a list by the name, so that entries compare."""
+    knobs: dict[str, _Knob] = {}
+    for field in dataclasses.fields(tree):
+        value, name = getattr(tree, field.name), f"{path}{field.name}"
+        about: Mapping[str, Any] = field.metadata
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            knobs |= _flat(value, f"{name}.")
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            knobs[name] = _Knob([entry.name for entry in value], about=about["help"])
+            for entry in value:
+                knobs |= _flat(entry, f"{name}.{entry.name}.")
+        else:
+            knobs[name] = _Knob(value, about["unit"], about["help"])
+    return knobs
+
+
+def _shown(knob: _Knob | None) -> str:
+    if knob is None:
+        return _ABSENT
+    return json.dumps(knob.value, sort_keys=True) + (f" {knob.unit}" if knob.unit else "")
+
+
+def _deeds(study: Study) -> list[str]:
+    """Stage by stage."""
+    deeds = ["survey, once: counts patients, scans and labelled cases, and sums each numeric clinical input"]
+    if study.pretrain.rounds:
+        kind = "SimCLR" if isinstance(study.objective, SimCLR) else "masked autoencoding"
+        scans = " and ".join(_SCANS[name] for name in study.image_modalities)
+        deeds.append(f"pretrain, {_rounds(study.pretrain)}: {kind} on {scans} of training patients, without labels")
+    if study.finetune.rounds:
+        branches = ", ".join(_SCANS.get(name, "clinical record") for name in study.modalities)
+        deeds.append(f"finetune, {_rounds(study.finetune)}: {_label(study)}, on training patients, from {branches}")
+        deeds.append("evaluate, once: scores the final model on patients that did not train")
+    splits = study.splits
+    deeds.append(
+        f"patients are split by a keyed hash, unless the site fixed its splits by hand: {splits.train:.0%} train, "
+        f"{splits.tuning:.0%} watch training, {splits.held_out:.0%} are held out"
+    )
+    return deeds
+
+
+def _rounds(stage: Stage) -> str:
+    passes = "1 pass" if stage.epochs == 1.0 else f"{stage.epochs:g} passes"
+    return f"{stage.rounds} round{'' if stage.rounds == 1 else 's'} of {passes} over the data"
+
+
+def _rounds_of(stage: Stage, name: str) -> str:
+    return f"{stage.rounds} {name} round{'' if stage.rounds == 1 else 's'}"
+
+
+def _label(study: Study) -> str:
+    days = study.task.horizon_days
+    meaning = {
+        "detection": f"a stroke within {days} days before the scan",
+        "risk": f"a stroke within {days} days after the scan",
+    }.get(study.task.name, f"the site's own label, horizon {days} days")
+    return f"learns {study.task.name} ({meaning})"
+
+
+def _inputs(study: Study) -> list[str]:
+    """Files and columns."""
+    reads = []
+    if study.image_modalities:
+        scans, images = " and ".join(_SCANS[name] for name in study.image_modalities), study.images
+        reads.append(
+            f"imaging: {scans}, resized to {images.height} x {images.width} pixels; for a labelled case up to "
+            f"{images.per_case} of each kind, at most {images.window_days} day(s) before its prediction time"
+        )
+    if CLINICAL in study.modalities:
+        if study.features.age:
+            reads.append("clinical: age at the prediction time (MEDS_BIRTH)")
+        features: list[NumericFeature | CodeFeature] = [*study.features.numeric, *study.features.codes]
+        for feature in features:
+            if isinstance(feature, NumericFeature):
+                what = f"newest value of {feature.code} in {feature.unit}"
+            else:
+                what = f"whether any of {', '.join(feature.codes)} was recorded"
+            reads.append(f"clinical: {feature.name}: {what}, up to {feature.lookback_days} days before, never after")
+    else:
+        reads.append("no clinical input: events.parquet is read to check the folder and count patients")
+    reads.append(f"labels: labels/{study.task.name}.parquet, each patient's prediction time and outcome")
+    return reads
+
+
+def _leaves(study: Study) -> list[str]:
+    """Message by message."""
+    scores = f"scores as numbers of cases in {BINS} bins of the predicted risk, by outcome, and two sums of errors"
+    encoder, rounds = study.model.image.name, study.pretrain.rounds + study.finetune.rounds
+    of = [f"encoder {encoder} of each kind of scan"] if study.image_modalities else []
+    of += ["encoder of the clinical record"] if CLINICAL in study.modalities else []
+    leaves = [
+        "survey: numbers of patients, scans, unreadable scans, labelled cases and cases with the outcome; number, sum "
+        "and sum of squares of each numeric clinical input over training cases",
+        f"after each of {rounds} training rounds (a round that failed may be tried {study.strategy.attempts} times): "
+        f"the model's weights ({', '.join(of)}, and the layers on top), the number of training examples, the mean loss",
+    ]
+    if study.finetune.rounds:
+        when = "with each finetune round over tuning patients, and " if study.splits.tuning else ""
+        leaves.append(f"{when}at the end over held-out patients, {scores}")
+        leaves.append("a bin may hold one case only: then its risk and outcome can be read, but not whose they are")
+    if study.finetune.site_intercept:
+        leaves.append("the site's own intercept stays here")
+    leaves.append("with each message the name of the site and the seconds that it took; or the reason of a failure")
+    leaves.append(
+        "weights can reveal something of the data that they were trained on; this study adds no noise against that "
+        "(no differential privacy)"
+    )
+    return leaves
+
+
+def _bounds(study: Study) -> list[str]:
+    """What the site's own code refuses."""
+    return [
+        "send a scan, a record, a label or an identifier: no message has a place for them",
+        "bring code: the site runs what is installed here, and an update of it needs a new approval",
+        "change: a study that differs in anything, from features to rounds, needs a new approval",
+        f"go beyond {_rounds_of(study.pretrain, 'pretrain')} and {_rounds_of(study.finetune, 'finetune')}",
+        "outlast its approval: after its last day, or once it is revoked, every task is refused",
+        "use a stroke code as an input, or anything recorded after the prediction time",
+    ]
+
+
+def _compared(previous: Study | None, study: Study) -> list[str]:
+    if previous is None:
+        return ["no study was approved before"]
+    if digest(previous) == digest(study):
+        return ["none: it is the study that was approved last"]
+    return [f"compared with {previous.name} {short(digest(previous))}:", *changes(previous, study)]
+
+
+def _wrapped(item: str) -> list[str]:
+    return textwrap.wrap(
+        item,
+        _WIDTH,
+        initial_indent="  - ",
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def _day(time: str) -> str:
+    return time[:10]

@@ -1,0 +1,93 @@
+"""What does the work at a site? One warm process of the installed code: inbox, gate, work, outbox.
+
+The node starts it, asks it by a line on its standard input, hears of the end by a line on its standard output, and may
+kill it at any time: all it holds between messages is what it can compute again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from client.app import SITE, build_app
+from client.approvals import NotApprovedError, accept
+from client.membership import own_key
+from client.parcels import Parcel
+from client.site import read_settings
+from shared.errors import CheckpointError, KeyFileError, MessageError
+from shared.logs import log_to
+from shared.messages import Task, error_reply
+from shared.processes import end_with_parent
+
+INBOX, OUTBOX, LOG = "state/work/inbox", "state/work/outbox", "state/log/site.jsonl"
+DONE = "done"
+
+log = logging.getLogger("client.worker")
+
+
+def work(folder: Path) -> None:
+    """Answer the message in the inbox."""
+    inbox, outbox = Parcel(folder / INBOX), Parcel(folder / OUTBOX)
+
+    asked: list[Task] = []
+
+    def gate(task: Task) -> None:
+        asked.append(task)
+        try:
+            key = own_key(folder).public_key()
+        except KeyFileError as error:  # it names folders of the hospital
+            log.error("%s", error)
+            raise NotApprovedError("key of the site", "must be usable", remedy="The site's log says more.") from None
+        accept(folder, key, task)
+
+    try:
+        message = inbox.load()
+    except CheckpointError as error:
+        log.error("%s", error)
+        outbox.store(error_reply(inbox.header(), "the message was damaged on the site's disk"))
+        return
+    except MessageError as error:
+        log.error("%s", error)
+        outbox.store(error_reply(inbox.header(), error.for_others()))
+        return
+    context = Context(inbox.run_id, message.metadata.dst_node_id, {SITE: str(folder)}, RecordDict(), {})
+    reply = build_app(accept=gate)(message, context)
+    if reply.has_content():
+        try:
+            gate(asked[0])  # the approval may have been taken back, or have expired, during the work
+        except NotApprovedError as error:
+            log.error("%s", error)
+            reply = error_reply(message, error.for_others())
+    outbox.store(reply)
+
+
+def main() -> None:
+    """``python -m client.worker FOLDER NODE``: work whenever asked, until the node, of that process id, ends."""
+    folder, node = Path(sys.argv[1]), int(sys.argv[2])
+    end_with_parent(node)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # systemd tells both; the node decides when this process ends
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not pass for an answer
+    log_to(folder / LOG)
+    threads = read_settings(folder).threads
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    for _ in sys.stdin:
+        try:
+            work(folder)
+        except Exception:
+            log.exception("The worker failed")
+            raise
+        print(DONE, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""How do many large updates become one without lying in memory together? They wait on disk, and are merged in parts.
+
+Averages, medians and trimmed means take each weight by itself, so Flower's strategies for them are given a few tensors
+at a time; the others see whole updates.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, FedTrimmedAvg, Strategy
+
+from shared.errors import MessageError
+from shared.messages import ARRAYS, EXAMPLES, METRICS, Update
+from shared.metrics import Scores
+from shared.weights import Weights
+
+_ELEMENTWISE = {FedAvg, FedMedian, FedProx, FedTrimmedAvg}
+_PART_BYTES = 64 * 2**20  # of all updates together
+
+
+@dataclass(frozen=True)
+class KeptUpdate:
+    """An update whose weights wait on disk.
+
+    Attributes:
+        reply: the message that brought it, emptied.
+        size: of the change (``server.vetting``).
+    """
+
+    site: str
+    reply: Message
+    examples: int
+    loss: float
+    tuning: Scores
+    size: float
+    file: Path
+
+    def read(self, names: Sequence[str], like: Weights) -> Weights:
+        """Some of its tensors; all were written in the order and types of ``like``."""
+        found: Weights = {}
+        with self.file.open("rb") as stream:
+            place = 0
+            for name, array in like.items():
+                if name in names:
+                    stream.seek(place)
+                    found[name] = np.fromfile(stream, array.dtype, array.size).reshape(array.shape)
+                place += array.nbytes
+        return found
+
+
+def keep_update(folder: Path, update: Update, reply: Message, size: float) -> KeptUpdate:
+    """Put the weights of an update into a file of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{reply.metadata.src_node_id}.bin"
+    with file.open("wb") as stream:
+        for array in update.weights.values():
+            stream.write(
+                np.asarray(array, order="C").data if array.ndim else array.tobytes()
+            )  # tofile hides a full disk
+    reply.content = RecordDict()
+    return KeptUpdate(update.site, reply, update.examples, update.loss, update.tuning, size, file)
+
+
+def drop_updates(folder: Path) -> None:
+    """Remove the files of a round."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def aggregate(strategy: Strategy, number: int, updates: Sequence[KeptUpdate], like: Weights) -> Weights | None:
+    """The next weights, as the strategy makes them of a round's updates; None when it makes none.
+
+    Args:
+        updates: in an order that does not depend on who answered first, since sums of floats do.
+        like: arrays of the names, shapes and types that the weights have.
+    """
+    merged: Weights = {}
+    for names in _parts(like, len(updates), type(strategy) in _ELEMENTWISE):
+        replies = [_with_content(update, update.read(names, like)) for update in updates]
+        arrays, _ = strategy.aggregate_train(number, replies)
+        if arrays is None:
+            return None
+        merged |= from_flower(arrays, like)
+    return merged
+
+
+def to_flower(weights: Weights) -> ArrayRecord:
+    """Weights as strategies take them: one entry a tensor."""
+    return ArrayRecord({name: Array(array) for name, array in weights.items()})
+
+
+def from_flower(arrays: ArrayRecord, like: Weights) -> Weights:
+    """Weights as strategies give them; raises ``MessageError`` where a strategy made something that is not finite."""
+    weights: Weights = {}
+    for name, item in arrays.items():
+        # Some strategies compute in double precision; the weights keep their own.
+        weights[name] = array = item.numpy().astype(like[name].dtype, copy=False)
+        if not np.isfinite(array).all():
+            raise MessageError(f"aggregated {name}", "must be finite")
+    return weights
+
+
+def _parts(like: Weights, updates: int, elementwise: bool) -> Iterator[list[str]]:
+    names: list[str] = []
+    filled = 0
+    for name, array in like.items():
+        if elementwise and names and filled + array.nbytes * updates > _PART_BYTES:
+            yield names
+            names, filled = [], 0
+        names.append(name)
+        filled += array.nbytes * updates
+    if names:
+        yield names
+
+
+def _with_content(update: KeptUpdate, weights: Weights) -> Message:
+    metrics = MetricRecord({EXAMPLES: update.examples, "loss": update.loss})
+    update.reply.content = RecordDict({ARRAYS: to_flower(weights), METRICS: metrics})
+    return update.reply

@@ -1,0 +1,52 @@
+"""How is a message put together from its parts, when whoever sent them may have made them up?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+from flwr.app import Array, Message, RecordDict
+from flwr.app.message import make_message
+from flwr.supercore.inflatable.inflatable_object import get_object_body, get_object_head_values_from_object_content
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+from shared.errors import MessageError
+
+
+def assemble(header: Message, parts: Mapping[str, bytes], limit_bytes: int) -> Message:
+    """A message with its content; all else is taken from the header, which the other side has checked.
+
+    Args:
+        header: the message without its content.
+        parts: by their names; the message's own id is the root.
+        limit_bytes: what it may take in memory. An array names its pieces, and may name one piece a million times.
+
+    Raises:
+        MessageError: parts that are missing, of other kinds, no parts at all, or too large together.
+    """
+    try:
+        size = sum(_size_bytes(part, parts) for part in parts.values())
+        if size > limit_bytes:
+            raise MessageError("message", f"must take at most {limit_bytes} bytes", value=size)
+        whole = inflate_object_from_contents(header.metadata.message_id, dict(parts))
+        if not isinstance(whole, Message):
+            raise TypeError(f"a {type(whole).__name__}")
+        if whole.has_error():
+            return make_message(metadata=header.metadata, error=whole.error)
+        if not isinstance(whole.content, RecordDict):
+            raise TypeError(f"a message of {type(whole.content).__name__}")
+        return make_message(metadata=header.metadata, content=whole.content)
+    except MessageError:
+        raise
+    except Exception as error:  # Flower fails in a dozen ways on parts that it did not make
+        raise MessageError("message", "must be put together from its parts", value=type(error).__name__) from None
+
+
+def _size_bytes(part: bytes, parts: Mapping[str, bytes]) -> int:
+    """What a part takes in memory once it is inflated."""
+    kind, children, _ = get_object_head_values_from_object_content(part)
+    if kind != Array.__qualname__:
+        return len(part)
+    pieces = cast(list[int], json.loads(get_object_body(part, Array))["arraychunk_ids"])
+    return len(part) + sum(len(parts[children[piece]]) for piece in pieces)

@@ -1,0 +1,99 @@
+"""Which process of a federation dies where? Python reads this file at the start of all that have it on their path.
+
+``FEDRETINA_KILLS`` names a folder with ``plan.json``: a list of [kind of process, module, function, call, before or
+after]. One place is armed at a time: the next one when the run has moved on since the last death. A death leaves a file
+named by its place in the list.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(os.environ["FEDRETINA_KILLS"])
+PLAN: list[list[Any]] = json.loads((FOLDER / "plan.json").read_text())
+KIND = " ".join(sys.orig_argv)
+calls: dict[int, int] = {}
+
+
+def armed(place: int) -> bool:
+    """Is it the turn of this entry?"""
+    if place and not (FOLDER / str(place - 1)).exists():
+        return False
+    if (FOLDER / str(place)).exists():
+        return False
+    at_once = PLAN[place][4].endswith("!")  # the run need not have moved on
+    return place == 0 or at_once or rounds() > int((FOLDER / str(place - 1)).read_text() or "99999")
+
+
+def rounds() -> int:
+    """Phases that the run has behind it."""
+    try:
+        return Path(json.loads((FOLDER / "run.json").read_text()), "rounds.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def die(place: int) -> None:
+    """End this process as a power cut does, unless another one did at this place."""
+    try:
+        handle = os.open(FOLDER / str(place), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return
+    os.write(handle, str(rounds()).encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wrapped(function: Callable[..., Any], place: int, call: int, when: str) -> Callable[..., Any]:
+    """The function, with a death at its ``call``-th call since it was armed."""
+
+    @functools.wraps(function)
+    def dying(*arguments: Any, **named: Any) -> Any:
+        due = False
+        if armed(place):
+            calls[place] = calls.get(place, 0) + 1
+            due = calls[place] >= call
+        if due and when.startswith("before"):
+            die(place)
+        result = function(*arguments, **named)
+        if due and when.startswith("after"):
+            die(place)
+        return result
+
+    return dying
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Wraps functions of the plan as soon as their module is loaded, before anybody takes them from it."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        places = [(i, entry) for i, entry in enumerate(PLAN) if entry[1] == name and entry[0] in KIND]
+        if not places:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            load(module)
+            for place, (_, _, function, call, when) in places:
+                owner: Any = module
+                *parents, last = function.split(".")
+                for parent in parents:
+                    owner = getattr(owner, parent)
+                setattr(owner, last, wrapped(getattr(owner, last), place, call, when))
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, Finder())
