@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from client.codes import matches
 from shared.config import Features
 from shared.errors import SiteError
 from shared.site_folder import Dataset
@@ -41,7 +42,7 @@ def clinical_inputs(
         ages.append(newest["age_years"].to_numpy(np.float64))
     codes = []
     for code_feature in features.codes:
-        rows = events[_matches(events["code"], code_feature.codes)]
+        rows = events[matches(events["code"], code_feature.codes)]
         newest = _newest(rows, cases, code_feature.lookback_days)
         codes.append(newest["age_years"].notna().to_numpy(np.float64))
     inputs = np.stack([*values, *ages, *codes], axis=1).astype(np.float32)
@@ -64,14 +65,6 @@ def check_units(dataset: Dataset, events: pd.DataFrame, features: Features) -> N
             rule = f"must mostly lie in [{feature.low:g}, {feature.high:g}] {feature.unit}"
             remedy = "Check the unit of the export."
             raise SiteError(f"events.parquet: {feature.code}", rule, value=f"{outside:.0%} outside", remedy=remedy)
-
-
-def _matches(codes: pd.Series, wanted: tuple[str, ...]) -> NDArray[np.bool_]:
-    """Codes that equal a wanted one, or refine it after a dot."""
-    distinct = codes.drop_duplicates()
-    hits = {code for code in distinct if any(code == w or code.startswith(f"{w}.") for w in wanted)}
-    matched: NDArray[np.bool_] = codes.isin(hits).to_numpy()
-    return matched
 
 
 def _newest(rows: pd.DataFrame, cases: pd.DataFrame, lookback_days: int) -> pd.DataFrame:
@@ -102,7 +95,7 @@ def _newest(rows: pd.DataFrame, cases: pd.DataFrame, lookback_days: int) -> pd.D
 
 
 def _age(events: pd.DataFrame, cases: pd.DataFrame) -> NDArray[np.float64]:
-    births = events[(events["code"] == BIRTH) & events["time"].notna()].drop_duplicates("subject_id")
-    born = births.set_index("subject_id")["time"].reindex(cases["subject_id"])  # map() fails where nobody has one
+    births = events[(events["code"] == BIRTH) & events["time"].notna()]
+    born = births.groupby("subject_id")["time"].min().reindex(cases["subject_id"])  # map() fails where nobody has one
     years = (cases["prediction_time"] - born.to_numpy()).dt.total_seconds() / _SECONDS_PER_YEAR
     return np.asarray(years.where(years > 0), dtype=np.float64)

@@ -148,4 +148,4 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         if not math.isfinite(high - low):
             raise ValueError("a scan must be finite")
         return Image.fromarray(((values - low) * (255.0 / max(high - low, 1e-6))).astype(np.uint8))
-    return image.convert("L")
+    return image if image.mode == "L" else image.convert("L")

@@ -17,6 +17,13 @@ class SiteSettings:
 
     quarantine_limit: float = knob(0.05, "largest fraction of unreadable scans with which to take part", ge=0.0, le=1.0)
     device: str = knob("cpu", "where to train", choices=["cpu", "cuda", "mps"])
+    smallest_cell: int = knob(
+        5,
+        "counts of fewer patients than this are hidden in the files that site check writes",
+        unit="patients",
+        ge=3,
+        le=100,
+    )
     threads: int = knob(0, "processor threads to train with; 0: as many as there are", ge=0, le=1024)
 
 

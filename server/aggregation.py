@@ -21,7 +21,7 @@ from shared.metrics import Scores
 from shared.weights import Weights
 
 _ELEMENTWISE = {FedAvg, FedMedian, FedProx, FedTrimmedAvg}
-_PART_BYTES = 64 * 2**20  # of all updates together
+_PART_BYTES = 32 * 2**20  # of all updates together
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def aggregate(strategy: Strategy, number: int, updates: Sequence[KeptUpdate], li
         if arrays is None:
             return None
         merged |= from_flower(arrays, like)
+        for reply in replies:  # whose records only the garbage collector would free
+            reply.content.array_records[ARRAYS].clear()
     return merged
 
 

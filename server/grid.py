@@ -22,6 +22,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from server.freeing import size_of
 from server.link import FEDERATION, drop_message, parts_of, replies_to
 from shared.errors import FedretinaError, MessageError
 from shared.messages import FAILED_AT_SITE
@@ -95,8 +96,7 @@ class LinkGrid(Grid):
             objects = get_all_nested_objects(message)
             for object_id in missing:
                 self.state.store_object(self.run_id, session, object_id, objects[object_id].deflate())
-        arrays = [array for record in message.content.array_records.values() for array in record.values()]
-        self._limits[message_id] = _REPLY_FACTOR * sum(len(array.data) for array in arrays) + _REPLY_BYTES
+        self._limits[message_id] = _REPLY_FACTOR * size_of(message.content) + _REPLY_BYTES
         return message_id
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

@@ -13,6 +13,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from server.freeing import give_back, size_of
 from server.state import RoundRecord
 from shared.config import Strategy
 from shared.errors import FedretinaError, MessageError
@@ -142,12 +143,16 @@ class Sites:
         found.check_enough(stage, max(self.strategy.minimum_sites, self.strategy.start_sites))
         return found
 
-    def ask(self, messages: Sequence[Message], decode: Decode[T], stage: str, wait_s: float) -> Collected[T]:
+    def ask(self, make: Callable[[], Sequence[Message]], decode: Decode[T], stage: str, wait_s: float) -> Collected[T]:
         """Send messages and collect what is answered in time; each reply is decoded as it comes.
 
         What comes later is dropped.
+
+        Args:
+            make: the messages, which may hold a large model: here alone, so that it can be let go.
         """
         found: Collected[T] = Collected()
+        messages = make()
         nodes = [message.metadata.dst_node_id for message in messages]
         waiting: dict[str, int] = {}
         for message_id, node in zip(self.grid.push_messages(messages), nodes, strict=True):
@@ -155,7 +160,9 @@ class Sites:
                 waiting[message_id] = node
             else:
                 found.leave_out(stage, self._name(node), "no longer enrolled")
-        del messages  # they may hold a large model
+        size_bytes = max((size_of(message.content) for message in messages), default=0)
+        del messages
+        give_back(size_bytes)
         deadline, look = time.monotonic() + wait_s, time.monotonic() + _LOOK_S
         while waiting and time.monotonic() < deadline:
             replies = self._replies(waiting)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Message, MessageType, RecordDict
@@ -14,6 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from server.aggregation import KeptUpdate, aggregate, drop_updates, keep_update, to_flower
+from server.freeing import give_back
 from server.sites import Collected, Names, Sites, StudyError, benched_sites, wait_of_round
 from server.state import RoundRecord, State, load_state, load_weights, save_state
 from server.strategies.memory import read_memory, sampling_seed, write_memory
@@ -30,6 +32,7 @@ from shared.messages import (
     decode_evaluation,
     decode_survey,
     decode_update,
+    encode_weights,
     task_content,
 )
 from shared.metrics import Scores, empty_scores, mean_auroc
@@ -193,7 +196,7 @@ class _Run:
         for attempt in range(1, config.attempts + 1):
             drop_updates(self.folder / _UPDATES)
             found = self.sites.ask(
-                self._sample(strategy, stage, number, rounds, attempt),  # unnamed: whoever is asked holds the only copy
+                partial(self._sample, strategy, stage, number, rounds, attempt),
                 lambda message: self._take_update(message, stage, number),
                 stage,
                 wait_of_round(self.state.records, stage, config),
@@ -208,8 +211,7 @@ class _Run:
         return found
 
     def _sample(self, strategy: Strategy, stage: str, number: int, rounds: int, attempt: int) -> list[Message]:
-        task = Task(self.study, stage, number, rounds, "", self.state.statistics, self.state.weights)
-        content = task_content(task)
+        content = task_content(Task(self.study, stage, number, rounds, "", self.state.statistics, {}))
         benched = benched_sites(self.state.records, self.study.strategy) & self.state.surveys.keys()
         if len(self.state.surveys) - len(benched) < self.study.strategy.minimum_sites:
             benched = set()
@@ -217,10 +219,16 @@ class _Run:
             log.info("%s round %d: %s is left in peace after failing (strategy.bench_after)", stage, number, site)
         grid = self.sites.among(self.state.surveys.keys() - benched)
         with sampling_seed(derive_seed(self.study.seed, stage, number, "sampling", attempt)):
-            arrays, config = to_flower(self.state.weights), content.config_records[CONFIG]
-            messages = list(strategy.configure_train(number, arrays, config, grid))
-        for message in messages:  # strategies name each tensor; on the wire there are few pieces
-            message.content = RecordDict({ARRAYS: content.array_records[ARRAYS], **message.content.config_records})
+            messages = list(
+                strategy.configure_train(number, to_flower(self.state.weights), content.config_records[CONFIG], grid)
+            )
+        for message in messages:
+            message.content = RecordDict(dict(message.content.config_records))
+        # Strategies name each tensor; on the wire there are few pieces. One of the two is in memory at a time.
+        give_back(sum(array.nbytes for array in self.state.weights.values()))
+        pieces = encode_weights(self.state.weights)
+        for message in messages:
+            message.content[ARRAYS] = pieces
         return messages
 
     def _take_update(self, message: Message, stage: str, number: int) -> KeptUpdate:
@@ -256,7 +264,9 @@ class _Run:
 
     def _scores(self, sites: Sites, split: str) -> Collected[Evaluation]:
         config = self.study.strategy
-        found = sites.ask(self._to_score(sites, split), self._take_evaluation, EVALUATE, config.round_timeout_s)
+        found = sites.ask(
+            partial(self._to_score, sites, split), self._take_evaluation, EVALUATE, config.round_timeout_s
+        )
         found.check_enough(EVALUATE, config.minimum_sites)
         return found
 

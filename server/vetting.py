@@ -21,6 +21,7 @@ from shared.weights import Weights
 
 _ROUNDS = 5  # of the history that say what is usual
 _FEWEST = 3  # sizes without which nothing is usual
+_BLOCK = 2**22  # weights that are compared at once
 
 
 def check_claims(update: Update, survey: Survey) -> None:
@@ -46,8 +47,10 @@ def update_size(update: Update, before: Weights) -> float:
     """
     squares = 0.0
     for name, array in update.weights.items():
-        change = np.subtract(array, before[name], dtype=array.dtype).ravel()
-        squares += float(np.dot(change, change))
+        after, start = array.reshape(-1), before[name].reshape(-1)
+        for place in range(0, after.size, _BLOCK):  # the change of a large model would be another one in memory
+            change = np.subtract(after[place : place + _BLOCK], start[place : place + _BLOCK], dtype=array.dtype)
+            squares += float(np.dot(change, change))
     return math.sqrt(squares / update.examples)
 
 

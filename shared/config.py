@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shared.errors import ConfigError
 from shared.knobs import knob, to_json
+from shared.site_folder import ONSET
 
 OCT, IR, CLINICAL = "oct", "ir", "clinical"
 MODALITIES = (OCT, IR, CLINICAL)
@@ -82,6 +83,9 @@ class Features:
                 if code.startswith(STROKE_FAMILY) or any(family.startswith(code) for family in STROKE_FAMILY):
                     remedy = "Stroke codes state the outcome and never enter as inputs."
                     raise ConfigError(f"{path}{feature.name}", "must not name a stroke code", value=code, remedy=remedy)
+                if code.startswith(ONSET):
+                    remedy = "When something began is dated before anybody knew of it: name the code without ONSET//."
+                    raise ConfigError(f"{path}{feature.name}", "must not name an onset", value=code, remedy=remedy)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ PROTOCOL = 1
 STAGES = ("survey", "pretrain", "finetune", "evaluate")
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the names that Flower's strategies expect
 EXAMPLES = "num-examples"  # the weight by which Flower's strategies average
-_PIECE, _PIECE_BYTES = "safetensors", 32 * 2**20
+_PIECE, _PIECE_BYTES = "safetensors", 10 * 2**20  # two of the chunks in which Flower sends arrays
 FAILED_AT_SITE, AWAITS_APPROVAL = 1000, 1001  # error codes of applications start at 1000
 
 T = TypeVar("T", int, str, float)

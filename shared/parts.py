@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
 from typing import cast
 
 from flwr.app import Array, Message, RecordDict
 from flwr.app.message import make_message
-from flwr.supercore.inflatable.inflatable_object import get_object_body, get_object_head_values_from_object_content
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_object_body,
+    get_object_head_values_from_object_content,
+)
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from shared.errors import MessageError
 
 
-def assemble(header: Message, parts: Mapping[str, bytes], limit_bytes: int) -> Message:
+def assemble(header: Message, parts: dict[str, bytes], limit_bytes: int) -> Message:
     """A message with its content; all else is taken from the header, which the other side has checked.
 
     Args:
         header: the message without its content.
-        parts: by their names; the message's own id is the root.
+        parts: by their names; the message's own id is the root. They are taken out as they are used: a large model is
+            not in memory twice.
         limit_bytes: what it may take in memory. An array names its pieces, and may name one piece a million times.
 
     Raises:
@@ -29,7 +34,7 @@ def assemble(header: Message, parts: Mapping[str, bytes], limit_bytes: int) -> M
         size = sum(_size_bytes(part, parts) for part in parts.values())
         if size > limit_bytes:
             raise MessageError("message", f"must take at most {limit_bytes} bytes", value=size)
-        whole = inflate_object_from_contents(header.metadata.message_id, dict(parts))
+        whole = inflate_object_from_contents(header.metadata.message_id, parts, objects=_take_arrays(parts))
         if not isinstance(whole, Message):
             raise TypeError(f"a {type(whole).__name__}")
         if whole.has_error():
@@ -43,9 +48,29 @@ def assemble(header: Message, parts: Mapping[str, bytes], limit_bytes: int) -> M
         raise MessageError("message", "must be put together from its parts", value=type(error).__name__) from None
 
 
-def _size_bytes(part: bytes, parts: Mapping[str, bytes]) -> int:
-    """What a part takes in memory once it is inflated."""
+def _take_arrays(parts: dict[str, bytes]) -> dict[str, InflatableObject]:
+    """The arrays, one after the other; Flower would keep the pieces of all of them until the last is done."""
+    children = {name: _head(part)[1] for name, part in parts.items() if _head(part)[0] == Array.__qualname__}
+    uses = Counter(piece for pieces in children.values() for piece in set(pieces))
+    arrays = {}
+    for name, pieces in children.items():
+        arrays[name] = inflate_object_from_contents(name, {part: parts[part] for part in (name, *pieces)})
+        for piece in set(pieces):
+            uses[piece] -= 1
+            if not uses[piece]:  # two arrays may have a piece in common
+                del parts[piece]
+    return arrays
+
+
+def _head(part: bytes) -> tuple[str, list[str]]:
+    """The kind of a part, and the names of those that it is made of."""
     kind, children, _ = get_object_head_values_from_object_content(part)
+    return kind, children
+
+
+def _size_bytes(part: bytes, parts: dict[str, bytes]) -> int:
+    """What a part takes in memory once it is inflated."""
+    kind, children = _head(part)
     if kind != Array.__qualname__:
         return len(part)
     pieces = cast(list[int], json.loads(get_object_body(part, Array))["arraychunk_ids"])

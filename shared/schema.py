@@ -132,6 +132,8 @@ def _split_faults(splits: pd.DataFrame) -> Iterator[SiteError]:
 
 def _label_faults(labels: pd.DataFrame, task: str, events: pd.DataFrame, images: pd.DataFrame) -> Iterator[SiteError]:
     table = f"labels/{task}.parquet"
+    if labels.empty:
+        return
     yield from _nulls(labels, table, list(labels.columns))
     twice = int(labels.duplicated(["subject_id", "prediction_time"]).sum())
     if twice:

@@ -15,7 +15,7 @@ from client.features import check_units, clinical_inputs
 from shared.config import CodeFeature, Features, NumericFeature
 from shared.errors import SiteError
 from shared.site_folder import Dataset
-from tests.factories import EventRow, make_events
+from tests.factories import EventRow, make_events, make_labels
 
 T = pd.Timestamp("2020-06-01 10:00")
 YEAR = 365.25
@@ -162,6 +162,15 @@ def test_the_plausible_range_holds_its_ends(value: float) -> None:
 
 def test_the_age_of_a_measurement_is_in_years() -> None:
     assert inputs([(1, T - days(50), "BP", 120.0)])[0, 4] == pytest.approx(50 / YEAR)
+
+
+def test_the_earliest_birth_counts_whatever_the_order_of_the_rows() -> None:
+    later, earlier = (1, "1960-01-01", "MEDS_BIRTH", None), (1, "1950-01-01", "MEDS_BIRTH", None)
+    cases = make_labels([(1, "2020-01-01", True)])
+    features = FEATURES
+    both = [clinical_inputs(make_events(rows), cases, features)[0] for rows in ([later, earlier], [earlier, later])]
+    np.testing.assert_array_equal(both[0], both[1])
+    assert both[0][0, 0] == pytest.approx(70, abs=0.1)
 
 
 def test_age_is_in_years_and_missing_without_a_birth() -> None:

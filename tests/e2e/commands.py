@@ -43,7 +43,7 @@ def fedretina(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         check=False,
         preexec_fn=two_cores,
     )

@@ -75,13 +75,13 @@ class Federation:
         self._kept.append(kept)
         return kept
 
-    def run(self, study: Study, timeout_s: float = 120.0) -> RunFolder:
+    def run(self, study: Study, timeout_s: float = 400.0) -> RunFolder:
         """Run a study to its end."""
         run = create_run(self.coordinator, study)
         self.wait(run, lambda: run.status.status in ENDED, timeout_s)
         return run
 
-    def wait(self, run: RunFolder, is_so: Callable[[], bool], timeout_s: float = 60.0) -> list[RoundRecord]:
+    def wait(self, run: RunFolder, is_so: Callable[[], bool], timeout_s: float = 240.0) -> list[RoundRecord]:
         """Wait until something is so; the rounds of the run by then."""
         until = time.monotonic() + timeout_s
         while not is_so():

@@ -65,7 +65,7 @@ def test_nothing_that_names_a_patient_is_logged_or_leaves(tmp_path: Path) -> Non
 
 def test_exceptions_text_reaches_no_log_and_not_the_coordinator(tmp_path: Path) -> None:
     """A library that cannot read a table may quote it."""
-    study = clinical_study({"strategy.gathering_timeout_s": 20.0})
+    study = clinical_study({"strategy.gathering_timeout_s": 20.0, "strategy.round_timeout_s": 120.0})
     federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources", count=2))
     events = federation.sites[1] / "events.parquet"
     events.unlink()
@@ -109,7 +109,7 @@ def test_stop_ends_the_training_at_the_sites_within_seconds(tmp_path: Path) -> N
         started = time.monotonic()
         federation.wait(run, lambda: run.status.status == STOPPED)
         federation.wait(run, lambda: not workers(federation))
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60  # of a round that takes an hour
         run.go_on()
         federation.wait(run, lambda: bool(workers(federation)))  # and it can go on
 
@@ -127,7 +127,9 @@ def busy(process: int) -> bool:
 
 
 def test_refused_or_changed_study_is_not_run_and_the_failure_is_told(tmp_path: Path) -> None:
-    study = clinical_study({"strategy.gathering_timeout_s": 6.0, "strategy.start_sites": 2})
+    study = clinical_study(
+        {"strategy.gathering_timeout_s": 20.0, "strategy.start_sites": 2, "strategy.round_timeout_s": 120.0}
+    )
     federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources"))
     first, second, third = federation.sites
     federation.approve(study, [first])

@@ -284,7 +284,7 @@ def hand_in(
     """Put a reply into the database as a site that is enrolled, and hostile, can."""
     asked = Message(RecordDict(), node, "train")
     asked.metadata.__dict__["_message_id"] = message_id
-    header = Message(RecordDict(), reply_to=asked)
+    header = Message(RecordDict(), reply_to=asked, ttl=60.0)  # a reply must not outlive what it answers
     tree, parts = make(header)
     header.metadata.__dict__["_message_id"] = tree.object_id
     session = grid.state.start_session(grid.run_id)

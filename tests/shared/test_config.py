@@ -138,6 +138,12 @@ def test_a_stroke_code_is_refused_as_an_input(code: str) -> None:
         make_study({"features.numeric": [{"name": "x", "code": code, "unit": "1"}]})
 
 
+def test_when_something_began_is_refused_as_an_input() -> None:
+    """It is dated before anybody knew of it, so it would look ahead."""
+    with pytest.raises(ConfigError, match="must not name an onset"):
+        make_study({"features.codes": [{"name": "x", "codes": ["ONSET//ICD10//I10"]}]})
+
+
 @pytest.mark.parametrize("code", ["ICD10//I10", "ICD10//I48", "ICD10//G40", "ICD10//I5", "ICD10//Z86.74", "LOINC//I63"])
 def test_a_code_that_is_no_stroke_code_is_accepted(code: str) -> None:
     assert make_study({"features.codes": [{"name": "x", "codes": [code]}]}).features.codes[0].codes == (code,)

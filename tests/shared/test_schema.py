@@ -13,7 +13,7 @@ import pytest
 from shared.schema import SiteFaultsError, check_site
 from shared.site_folder import SUBJECT_SPLITS, SiteFolder, write_table
 from simulation.cohorts import Built
-from tests.factories import SYSTOLIC, VISIT, small_site
+from tests.factories import SYSTOLIC, VISIT, empty_site, small_site
 
 Break = Callable[[SiteFolder], None]
 EVENTS, INDEX, LABELS = "events.parquet", "imaging/index.parquet", "labels/detection.parquet"
@@ -230,3 +230,7 @@ def test_two_eyes_of_one_patient_are_two_pairs(tmp_path: Path) -> None:
 def test_every_synthetic_site_keeps_the_contract(cohort: Built) -> None:
     for path in cohort.sites:
         check_site(SiteFolder(path))
+
+
+def test_a_site_without_anything_yet_has_no_fault(tmp_path: Path) -> None:
+    check_site(empty_site().write(tmp_path / "north"))

@@ -1,4 +1,4 @@
-"""What can a hospital's data engineer type? The ``fedretina site`` commands."""
+"""How does a hospital take part in a federation? Keys, a kit, decisions on studies, and the process that serves."""
 
 from __future__ import annotations
 
@@ -7,39 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.cli.options import HERE, Site
+
 if TYPE_CHECKING:
     from shared.config import Study
     from shared.keys import PrivateKey
 
-site = typer.Typer(
-    no_args_is_help=True, help="For a hospital: its folder of scans and records, and what it takes part in."
-)
-Site = Annotated[Path, typer.Option("--site", metavar="DIR", help="The site folder.", show_default="here")]
+federation = typer.Typer()
 StudyName = Annotated[str, typer.Argument(metavar="[STUDY]", show_default=False)]
 # In the epilog: this typer drops the help of arguments under newer releases of click.
 _STUDY = "STUDY: first digits of its digest, its name, or a study file. None: the only one that was asked for."
-_HERE = Path()
 
 
-# Imports are inside the commands, so that --help is quick.
-
-
-@site.command()
-def check(folder: Annotated[Path, typer.Argument(help="The site folder.")]) -> None:
-    """Does a site folder keep the contract? Lists every fault at once; nothing is changed and nothing leaves."""
-    from shared.schema import check_site
-    from shared.site_folder import SiteFolder
-
-    site_folder = SiteFolder(folder)
-    check_site(site_folder)
-    images, events = site_folder.images(), site_folder.events()
-    patients = len(set(images["subject_id"]) | set(events["subject_id"]))
-    typer.echo(f"{site_folder.name}: {patients} patients, {len(images)} scans, {len(events)} events: no fault found")
-
-
-@site.command()
+@federation.command()
 def keys(
-    folder: Site = _HERE,
+    folder: Site = HERE,
     new: Annotated[bool, typer.Option("--new", help="Replace the key; enrolment and approvals start anew.")] = False,
 ) -> None:
     """Makes the site's key, or shows the one that it has; the private half never leaves the site."""
@@ -55,8 +37,8 @@ def keys(
     typer.echo("Next: send this file to the coordinator and compare the fingerprint by telephone; a kit comes back.")
 
 
-@site.command(epilog="KIT: the file that the coordinator sent back for the site's key.")
-def join(kit: Path, folder: Site = _HERE) -> None:
+@federation.command(epilog="KIT: the file that the coordinator sent back for the site's key.")
+def join(kit: Path, folder: Site = HERE) -> None:
     """Joins a federation, by the kit that its coordinator returned for the site's key."""
     from client.membership import join as become_member
 
@@ -68,8 +50,8 @@ def join(kit: Path, folder: Site = _HERE) -> None:
     typer.echo(f"Next: fedretina site start --site {folder}")
 
 
-@site.command(epilog=_STUDY)
-def review(study: StudyName = "", folder: Site = _HERE) -> None:
+@federation.command(epilog=_STUDY)
+def review(study: StudyName = "", folder: Site = HERE) -> None:
     """Says what a study would do here, what leaves, what it cannot do, and what changed since the last approval."""
     from client.approvals import latest_approved, short
     from client.review import review as explain
@@ -83,10 +65,10 @@ def review(study: StudyName = "", folder: Site = _HERE) -> None:
     typer.echo(f"\nNext: fedretina site approve {short(digest(found))} --site {folder}, or refuse")
 
 
-@site.command(epilog=_STUDY)
+@federation.command(epilog=_STUDY)
 def approve(
     study: StudyName = "",
-    folder: Site = _HERE,
+    folder: Site = HERE,
     days: Annotated[int, typer.Option(help="For how long, in days.", min=1, max=3660)] = 90,
 ) -> None:
     """Lets a study be done here, exactly as it is, by the code that is installed now."""
@@ -104,8 +86,8 @@ def approve(
     typer.echo(f"Next: fedretina site start --site {folder}, unless it runs; revoke takes the approval back.")
 
 
-@site.command(epilog=_STUDY)
-def refuse(study: StudyName = "", folder: Site = _HERE) -> None:
+@federation.command(epilog=_STUDY)
+def refuse(study: StudyName = "", folder: Site = HERE) -> None:
     """Tells the coordinator that a study will not be done here."""
     from client.approvals import REFUSED, decide, short
     from client.review import printable
@@ -116,8 +98,8 @@ def refuse(study: StudyName = "", folder: Site = _HERE) -> None:
     typer.echo(f"Next: nothing; approve {short(decision.study_digest)} replaces the decision.")
 
 
-@site.command(epilog=_STUDY)
-def revoke(study: StudyName = "", folder: Site = _HERE) -> None:
+@federation.command(epilog=_STUDY)
+def revoke(study: StudyName = "", folder: Site = HERE) -> None:
     """Takes an approval back: the study is refused here, and what is being done for it is not sent."""
     from client.approvals import revoke as take_back
     from client.approvals import short
@@ -129,9 +111,9 @@ def revoke(study: StudyName = "", folder: Site = _HERE) -> None:
     typer.echo("What was sent before stays with the coordinator; ask there for its deletion.")
 
 
-@site.command()
+@federation.command()
 def start(
-    folder: Site = _HERE, verbose: Annotated[bool, typer.Option("--verbose", help="Log details as well.")] = False
+    folder: Site = HERE, verbose: Annotated[bool, typer.Option("--verbose", help="Log details as well.")] = False
 ) -> None:
     """Takes part until Ctrl-C or SIGTERM: asks for tasks, does those that are approved, sends the replies."""
     from client.node import serve

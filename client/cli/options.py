@@ -1,0 +1,11 @@
+"""What do several commands of a site ask for in the same words?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Site = Annotated[Path, typer.Option("--site", metavar="DIR", help="The site folder.", show_default="here")]
+HERE = Path()
