@@ -71,9 +71,9 @@ def test_scans_that_are_none_are_accounted_for(north: Path, tmp_path: Path, kind
 
 def test_wrong_words_are_told(north: Path, records: tuple[Path, Path], tmp_path: Path) -> None:
     table, mapping = records
-    with pytest.raises(ExportError, match="KIND must be one of dicom, .*, fhir, got 'dicm'"):
+    with pytest.raises(ExportError, match=r"KIND must be one of dicom, .*, fhir, got 'dicm'"):
         type_("import", "dicm", table, "--site", north)
-    with pytest.raises(ExportError, match="absent.* must exist"):
+    with pytest.raises(ExportError, match=r"absent.* must exist"):
         type_("import", "csv", tmp_path / "absent", "--site", north)
     with pytest.raises(ExportError, match="--mapping must be given"):
         type_("import", "csv", table, "--site", north)
