@@ -11,7 +11,6 @@ from shared.errors import KeyFileError
 from shared.files import write_atomic
 from shared.keys import PrivateKey, new_key, private_pem, public_pem, read_private_key, write_secret
 from shared.kit import Kit, parse_kit
-from shared.site_folder import SiteFolder
 
 PRIVATE_KEY, PUBLIC_KEY, KIT = "state/keys/site.key", "state/keys/site.pub", "state/keys/kit.json"
 
@@ -65,6 +64,8 @@ def join(folder: Path, kit_file: Path, at: datetime | None = None) -> Kit:
     Raises:
         KeyFileError: a kit that is damaged, expired, or somebody else's.
     """
+    from shared.site_folder import SiteFolder  # which brings pandas; who serves a site needs none
+
     kit, key, name = read_kit(kit_file), own_key(folder), SiteFolder(folder).name
     if kit.site != name:
         remedy = "Ask the coordinator to enrol the site by the name in dataset.yaml."

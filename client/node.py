@@ -20,8 +20,7 @@ from selectors import EVENT_READ, DefaultSelector
 
 from client.connection import Connection, RunEndedError, UnreachableError
 from client.membership import Membership, read_membership
-from client.parcels import Parcel
-from client.worker import DONE, INBOX, OUTBOX
+from client.parcels import DONE, INBOX, OUTBOX, Parcel
 from shared.code import ROOT
 from shared.errors import CheckpointError, MessageError, SiteError
 from shared.messages import error_reply

@@ -25,6 +25,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from shared.errors import CheckpointError, MessageError
 from shared.parts import assemble
 
+INBOX, OUTBOX, LOG = "state/work/inbox", "state/work/outbox", "state/log/site.jsonl"
+DONE = "done"  # what the worker says when a reply is in the outbox
 _MESSAGE, _TREE = "message.pb", "tree.pb"
 _SPARE_BYTES = 64 * 2**20
 _DROPPED = "The message is dropped, and the coordinator asks again."

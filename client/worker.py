@@ -17,15 +17,12 @@ from flwr.app import Context, RecordDict
 from client.app import SITE, build_app
 from client.approvals import NotApprovedError, accept
 from client.membership import own_key
-from client.parcels import Parcel
+from client.parcels import DONE, INBOX, LOG, OUTBOX, Parcel
 from client.site import read_settings
 from shared.errors import CheckpointError, KeyFileError, MessageError
 from shared.logs import log_to
 from shared.messages import Task, error_reply
 from shared.processes import end_with_parent
-
-INBOX, OUTBOX, LOG = "state/work/inbox", "state/work/outbox", "state/log/site.jsonl"
-DONE = "done"
 
 log = logging.getLogger("client.worker")
 

@@ -31,6 +31,7 @@ class KeptUpdate:
     Attributes:
         reply: the message that brought it, emptied.
         size: of the change (``server.vetting``).
+        seconds: for which the site was at work.
     """
 
     site: str
@@ -39,6 +40,7 @@ class KeptUpdate:
     loss: float
     tuning: Scores
     size: float
+    seconds: float
     file: Path
 
     def read(self, names: Sequence[str], like: Weights) -> Weights:
@@ -64,7 +66,7 @@ def keep_update(folder: Path, update: Update, reply: Message, size: float) -> Ke
                 np.asarray(array, order="C").data if array.ndim else array.tobytes()
             )  # tofile hides a full disk
     reply.content = RecordDict()
-    return KeptUpdate(update.site, reply, update.examples, update.loss, update.tuning, size, file)
+    return KeptUpdate(update.site, reply, update.examples, update.loss, update.tuning, size, update.seconds, file)
 
 
 def drop_updates(folder: Path) -> None:

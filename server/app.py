@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from types import FrameType
 
 import torch
@@ -47,7 +48,8 @@ def run(folder: Path, name: str) -> int:
         return 1
     _conclude(own, study, final)
     own.become(FINISHED)
-    log.info("%s finished; this process took %.1f s", name, time.perf_counter() - started)
+    peak_mb = getrusage(RUSAGE_SELF).ru_maxrss / 1000
+    log.info("%s finished; this process took %.1f s and %.0f MB", name, time.perf_counter() - started, peak_mb)
     return 0
 
 

@@ -32,6 +32,7 @@ class RoundRecord:
     ``tuning_loss`` and ``auroc`` are of the weights with which the round began; None in pretraining.
     ``norm`` is the median size of the sites' updates (``server.vetting``).
     ``failed`` names the sites that were left out of the round, with their reasons.
+    ``seconds`` is how long the round took, ``site_seconds`` for how much of it the slowest site was at work.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class RoundRecord:
     sites: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    site_seconds: float = 0.0
 
     def describe(self) -> str:
         """A round in one line: stage, round, loss, AUROC, sites answered, seconds."""

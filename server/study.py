@@ -183,6 +183,7 @@ class _Run:
             rounds,
             loss=sum(update.loss * update.examples for update in updates) / examples,
             norm=statistics.median(update.size for update in updates),
+            site_seconds=round(max(update.seconds for update in updates), 4),
         )
         self._finish(record, started, found.answers, found.failed, tuning)
 

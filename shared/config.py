@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from shared.errors import ConfigError
 from shared.knobs import knob, to_json
-from shared.site_folder import ONSET
 
 OCT, IR, CLINICAL = "oct", "ir", "clinical"
 MODALITIES = (OCT, IR, CLINICAL)
 IMAGE_MODALITIES = (OCT, IR)
 
+ONSET = "ONSET//"  # before a code: when it began, where an export tells that beside when it was recorded
 # Codes that state the outcome itself: never an input (I6x, G45, G46 and Z86.73 in ICD-10, stroke in SNOMED CT).
 STROKE_FAMILY = ("ICD10//I6", "ICD10//G45", "ICD10//G46", "ICD10//Z86.73", "SNOMED//230690007")
 

@@ -25,7 +25,6 @@ SCHEMA_VERSION = 1
 OCT, IR = "OCT", "IR"
 IMAGE_MODALITIES = (OCT, IR)
 SPLITS = ("train", "tuning", "held_out")
-ONSET = "ONSET//"  # before a code: when it began, where an export tells that beside when it was recorded
 
 EVENTS = pa.schema(
     [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from shared.errors import MessageError
+
+if TYPE_CHECKING:  # processes that only pass weights on start without torch
+    from torch import Tensor, nn
 
 Weights = dict[str, NDArray[np.generic]]
 
@@ -32,6 +34,8 @@ def write_weights(module: nn.Module, weights: Mapping[str, NDArray[np.generic]])
     Raises:
         MessageError: a name is missing or unknown, or a shape differs.
     """
+    import torch
+
     tensors = travelling(module)
     if weights.keys() != tensors.keys():
         odd = sorted(weights.keys() ^ tensors.keys())[0]

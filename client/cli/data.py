@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from client.cli.options import HERE, Site
+from client.presets import FEATURES, MAPPINGS, TASKS, find_preset
 
 data = typer.Typer()
 Folder = Annotated[Path, typer.Argument(metavar="[DIR]", show_default=False)]
@@ -34,7 +35,7 @@ def import_(
     kind: str,
     path: Path,
     folder: Site = HERE,
-    mapping: Annotated[Path | None, typer.Option(help="csv, images: file that says what the columns mean.")] = None,
+    mapping: Annotated[str, typer.Option(metavar="FILE", help="csv, images: what the columns mean.")] = "",
     again: Annotated[bool, typer.Option("--again", help="Scans: read those too that did not change.")] = False,
     b_scans: Annotated[int, typer.Option(help="Scans: B-scans kept of a volume; 1: the central one.")] = 1,
     mirror_left: Annotated[bool, typer.Option("--mirror-left", help="Scans: mirror left eyes.")] = False,
@@ -42,7 +43,7 @@ def import_(
     issuers: Annotated[bool, typer.Option("--issuers", help="dicom: tell patients apart by issuer too.")] = False,
     vocabulary: Annotated[Path | None, typer.Option(help="Records: the site's own table of codes.")] = None,
     extracted_at: Annotated[str, typer.Option(help="Records: ISO date of the extract.")] = "",
-    features: Annotated[Path | None, typer.Option(help="Records: a study's feature list, for the coverage.")] = None,
+    features: Annotated[str, typer.Option(metavar="FILE", help="Records: a study's feature list.")] = "",
     where: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="csv: rows to take.")] = None,
     identifier_system: Annotated[str, typer.Option(help="fhir: whose identifier names the patient.")] = "",
     source_value: Annotated[
@@ -66,22 +67,22 @@ def import_(
         where=tuple((column, value) for column, value in pairs),
         identifier_system=identifier_system,
         source_value=source_value,
-        features=features,
+        features=_preset(features, FEATURES),
     )
-    for line in import_export(kind, path, SiteFolder(folder), mapping, scans, records, again):
+    for line in import_export(kind, path, SiteFolder(folder), _preset(mapping, MAPPINGS), scans, records, again):
         typer.echo(line)
 
 
 @data.command()
 def label(
-    task: Annotated[Path, typer.Option("--task", metavar="FILE", help="Such as configs/tasks/stroke_risk.yaml.")],
+    task: Annotated[str, typer.Option("--task", metavar="FILE", help="Such as stroke_risk, which comes along.")],
     folder: Site = HERE,
 ) -> None:
     """Labels the visits of the site folder by the rules of a task file, and says how many fell under which rule."""
     from client.labelling import describe, label_site
     from client.site import read_settings
 
-    for line in describe(label_site(folder, task), read_settings(folder).smallest_cell):
+    for line in describe(label_site(folder, find_preset(task, TASKS)), read_settings(folder).smallest_cell):
         typer.echo(line)
 
 
@@ -92,7 +93,7 @@ def check(
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails", help="Show some scans on the page, which must then not leave the site.")
     ] = False,
-    features: Annotated[Path | None, typer.Option(help="A study's feature list; else the reproduced study's.")] = None,
+    features: Annotated[str, typer.Option(metavar="FILE", help="A study's feature list.")] = "",
 ) -> None:
     """Checks a site folder and writes check.html and check.json into it. Exit code 0: pass, 1: warn, 2: fail.
 
@@ -104,7 +105,7 @@ def check(
     from client.ingest.progress import Progress
 
     with Progress("scans") as shown:
-        result = check_folder(folder, read_features(features), thumbnails, images, shown.reach)
+        result = check_folder(folder, read_features(_preset(features, FEATURES)), thumbnails, images, shown.reach)
     page, table = write_check(folder, result)
     _tell([*lines(result), f"written: {page}, {table}"])
     raise typer.Exit(result.exit_code)
@@ -123,6 +124,10 @@ def doctor(folder: Folder = HERE, as_json: Annotated[bool, typer.Option("--json"
     else:
         print_table(findings)
     raise typer.Exit(exit_code(findings))
+
+
+def _preset(name: str, folder: str) -> Path | None:
+    return find_preset(name, folder) if name else None
 
 
 def _tell(lines: list[str]) -> None:

@@ -117,12 +117,13 @@ def start(
 ) -> None:
     """Takes part until Ctrl-C or SIGTERM: asks for tasks, does those that are approved, sends the replies."""
     from client.node import serve
-    from client.worker import LOG
+    from client.parcels import LOG
+    from shared.errors import SiteError
     from shared.logs import log_to
     from shared.processes import stop_on_signals
-    from shared.site_folder import SiteFolder
 
-    SiteFolder(folder).dataset()
+    if not (folder / "dataset.yaml").exists():  # SiteFolder would say more, and bring pandas into a process that waits
+        raise SiteError(str(folder / "dataset.yaml"), "must exist", remedy="Name the site folder by --site.")
     stop = stop_on_signals()
     log_to(folder / LOG, verbose)
     log_to(verbose=verbose)

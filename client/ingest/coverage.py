@@ -8,8 +8,7 @@ from typing import Any
 
 from client.codes import names
 from client.ingest.export import BIRTH, DEATH, OBSERVED_FROM, OBSERVED_UNTIL
-from shared.config import Features
-from shared.site_folder import ONSET
+from shared.config import ONSET, Features
 
 # Codes of the labels, which every site needs beside the inputs (stroke, its sequelae, TIA, history).
 STROKE_CODES = tuple(f"ICD10//{code}" for code in ("I60", "I61", "I63", "I64", "I69", "G45", "Z86.73"))

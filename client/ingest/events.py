@@ -20,7 +20,8 @@ from client.ingest.coverage import is_readable
 from client.ingest.export import QUARANTINED, RECORDS, SKIPPED, ExportError
 from client.ingest.units import Linear, Measure, Units, conversion, normal_unit
 from client.ingest.vocabulary import Vocabulary, is_code, normal_code, targets_of
-from shared.site_folder import EVENTS, ONSET
+from shared.config import ONSET
+from shared.site_folder import EVENTS
 
 # An import keeps the unit of each value beside it: which one holds for a code is decided when imports are joined.
 PART = pa.schema([*(column for column in EVENTS if column.name != "text_value"), ("unit", pa.string())])

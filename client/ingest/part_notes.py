@@ -15,7 +15,7 @@ from client.ingest.events import Rules, Tally, can_read, groups_of
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
 from client.ingest.outcomes import Outcomes
 from client.ingest.parts import BMI, HEIGHT, WEIGHT, in_order, with_body_mass_index
-from shared.site_folder import ONSET
+from shared.config import ONSET
 
 
 @dataclass(frozen=True)

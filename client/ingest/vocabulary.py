@@ -16,7 +16,7 @@ from pathlib import Path
 
 from client.ingest.export import BIRTH, DEATH, ExportError
 from client.ingest.units import TABLES, read_rows
-from shared.site_folder import ONSET
+from shared.config import ONSET
 
 SHIPPED = ("icd9.csv", "snomed.csv", "loinc.csv", "omop.csv")
 COLUMNS = ("source_code", "target_code", "comment")

@@ -6,7 +6,7 @@ import pandas as pd
 
 from client.ingest.export import BIRTH, OBSERVED_FROM, OBSERVED_UNTIL
 from client.labels.visits import of_patients
-from shared.site_folder import ONSET
+from shared.config import ONSET
 
 _DAY = pd.Timedelta(days=1)
 # Stand for an unstated begin or end, within what every table can hold.

@@ -6,7 +6,7 @@ import pandas as pd
 
 from client.codes import matches
 from client.labels.task import ONSET_TIME
-from shared.site_folder import ONSET
+from shared.config import ONSET
 
 _STROKE = ["subject_id", "code", "time"]
 

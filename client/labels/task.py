@@ -104,7 +104,7 @@ def read_task(file: Path) -> LabelTask:
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError:
-        remedy = "Those that come with fedretina are in configs/tasks."
+        remedy = "Those that come with fedretina are in client/labels/tasks."
         raise ConfigError(str(file), "must be a readable task file", remedy=remedy) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

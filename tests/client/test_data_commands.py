@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from client.cli import site
 from client.ingest.export import ExportError
+from client.presets import TASKS, find_preset
 from shared.errors import ConfigError, SiteError
 from shared.site_folder import SiteFolder
 from tests.factories import encode_image, make_pixels, small_site
@@ -120,3 +121,12 @@ def test_images_come_in_by_a_table(north: Path, tmp_path: Path) -> None:
     (tmp_path / "scans.yaml").write_text(SCANS)
     said = type_("import", "images", export, "--mapping", tmp_path / "scans.yaml", "--site", north).output
     assert "scans: 1 imported" in said
+
+
+def test_a_file_is_meant_by_its_path_or_by_the_name_of_one_that_comes_along(tmp_path: Path) -> None:
+    own = tmp_path / "stroke_risk"
+    own.write_text("")
+    assert find_preset(str(own), TASKS) == own
+    assert find_preset("stroke_risk", TASKS).name == "stroke_risk.yaml"
+    with pytest.raises(ConfigError, match=r"file must be a file, or one of those .* stroke_detection, .*stroke_risk"):
+        find_preset("stroke", TASKS)

@@ -40,7 +40,7 @@ from shared.schema import check_site
 from shared.site_folder import Dataset
 from tests.factories import VISIT, EventRow, Tables, make_events, make_study, small_site
 
-TASKS = Path(__file__).resolve().parents[2] / "configs" / "tasks"
+TASKS = Path(__file__).resolve().parents[2] / "client" / "labels" / "tasks"
 DAY, TICK = timedelta(days=1), timedelta(microseconds=1)
 T = datetime(2020, 6, 1, 10)
 I63, I61, I69, GLAUCOMA = "ICD10//I63.9", "ICD10//I61", "ICD10//I69.3", "ICD10//H40.1"

@@ -21,8 +21,8 @@ from client.approvals import APPROVED, REFUSED, decide, revoke
 from client.connection import Connection, NotAdmittedError, RunEndedError, UnreachableError
 from client.membership import KIT, PRIVATE_KEY, make_keys, own_key
 from client.node import serve
-from client.parcels import Parcel
-from client.worker import INBOX, OUTBOX, work
+from client.parcels import INBOX, OUTBOX, Parcel
+from client.worker import work
 from shared.code import ROOT
 from shared.errors import MessageError, SiteError
 from shared.files import write_atomic
@@ -123,9 +123,9 @@ def worker_program(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
 
 ANSWERS = """
 from pathlib import Path
-from client.parcels import Parcel
+from client.parcels import INBOX, OUTBOX, Parcel
 from flwr.app import Message, RecordDict
-from client.worker import INBOX, OUTBOX
+from client.parcels import INBOX, OUTBOX
 folder = Path(sys.argv[1])
 for _ in sys.stdin:
     (folder / "asked").open("a").write("x")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from client.approvals import DECISIONS, accept, remember_study
 from client.cli import site
 from client.membership import KIT, PRIVATE_KEY, PUBLIC_KEY, own_key, read_membership
-from client.worker import LOG
+from client.parcels import LOG
 from shared.code import ROOT, code_digest
 from shared.config import Study
 from shared.errors import ConfigError, FedretinaError, KeyFileError, SiteError

@@ -128,7 +128,7 @@ def busy(process: int) -> bool:
 
 def test_refused_or_changed_study_is_not_run_and_the_failure_is_told(tmp_path: Path) -> None:
     study = clinical_study(
-        {"strategy.gathering_timeout_s": 20.0, "strategy.start_sites": 2, "strategy.round_timeout_s": 120.0}
+        {"strategy.gathering_timeout_s": 40.0, "strategy.start_sites": 2, "strategy.round_timeout_s": 120.0}
     )
     federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources"))
     first, second, third = federation.sites

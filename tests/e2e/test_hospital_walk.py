@@ -14,7 +14,6 @@ from tests.e2e.commands import fedretina
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
 IST, OMOP, FHIR = DATA / "ist" / "IST.csv", DATA / "omop" / "Synthea27Nj_5.4.zip", DATA / "fhir"
-RECORDS_TASK = REPOSITORY / "configs" / "tasks" / "stroke_detection_records.yaml"
 SEED = 3
 
 
@@ -41,17 +40,15 @@ def trained(folder: Path, *settings: str) -> dict[str, object]:
 
 @pytest.mark.skipif(not IST.exists(), reason="needs the trial's file in ../shared/data/ist")
 def test_two_hospitals_of_the_stroke_trial_import_check_and_train(tmp_path: Path) -> None:
-    features = str(REPOSITORY / "configs" / "features" / "ist.yaml")
-    mapping = str(REPOSITORY / "configs" / "mappings" / "ist.yaml")
     for name, number in (("north", "39"), ("south", "121")):
         made(tmp_path, name)
         row = f"HOSPNUM={number}"
-        command = ["site", "import", "csv", str(IST), "--site", name, "--mapping", mapping, "--where", row]
-        assert "labels outcome" in done(tmp_path, *command, "--features", features)
+        command = ["site", "import", "csv", str(IST), "--site", name, "--mapping", "ist", "--where", row]
+        assert "labels outcome" in done(tmp_path, *command, "--features", "ist")
         before = (tmp_path / name / "events.parquet").read_bytes()
-        done(tmp_path, *command, "--features", features)
+        done(tmp_path, *command, "--features", "ist")
         assert (tmp_path / name / "events.parquet").read_bytes() == before
-        done(tmp_path, "site", "check", name, "--features", features, codes=(0, 1))
+        done(tmp_path, "site", "check", name, "--features", "ist", codes=(0, 1))
         assert json.loads((tmp_path / name / "check.json").read_text())["faults"] == []
     summary = trained(tmp_path, "experiment=ist", "finetune.rounds=3")
     assert summary["arms"]["federated"]["clinical"]["auroc"] > 0.6  # type: ignore[index]
@@ -63,7 +60,7 @@ def test_hospitals_with_omop_and_fhir_import_label_check_and_train(tmp_path: Pat
         made(tmp_path, name)
         said = done(tmp_path, "site", "import", kind, str(export), "--site", name)
         assert "systolic_pressure" in said
-        assert "positive" in done(tmp_path, "site", "label", "--task", str(RECORDS_TASK), "--site", name)
+        assert "positive" in done(tmp_path, "site", "label", "--task", "stroke_detection_records", "--site", name)
         done(tmp_path, "site", "check", name, codes=(0, 1))
         assert json.loads((tmp_path / name / "check.json").read_text())["faults"] == []
     settings = ["modalities=[clinical]", "pretrain.rounds=0", "finetune.rounds=2", "task.horizon_days=3650"]

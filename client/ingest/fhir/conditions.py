@@ -14,7 +14,7 @@ from client.ingest.fhir.files import Resource
 from client.ingest.fhir.index import Index, encounter_end, patient_of
 from client.ingest.fhir.json import Node, node, nodes, number, text
 from client.ingest.fhir.times import age_moments, moments
-from shared.site_folder import ONSET
+from shared.config import ONSET
 
 _NOT_THERE = {"refuted", "entered-in-error", "differential"}
 _ASSERTED = "http://hl7.org/fhir/StructureDefinition/condition-assertedDate"

@@ -20,8 +20,7 @@ from client.ingest.fhir import files as fhir_files
 from client.ingest.fhir import read_fhir
 from client.ingest.fhir.times import birth, moments
 from client.ingest.vocabulary import normal_code
-from shared.config import CodeFeature, Features
-from shared.site_folder import ONSET
+from shared.config import ONSET, CodeFeature, Features
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "fhir"
 needs_sample = pytest.mark.skipif(not SAMPLE.exists(), reason="the FHIR sample is not at hand")

@@ -32,7 +32,7 @@ from simulation.cohorts.ist import MEASURED, events_of, read_patients
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 TRIAL = REPOSITORY / "../shared/data/ist/IST.csv"
-TRIAL_MAPPING = REPOSITORY / "configs/mappings/ist.yaml"
+TRIAL_MAPPING = REPOSITORY / "client/ingest/mappings/ist.yaml"
 Read = tuple[list[tuple[str, str, str, float | None, str]], list[LabelRows], list[LeftOut]]
 LAST = "23:59:59.999999"
 WIDE: dict[str, Any] = {
