@@ -43,8 +43,3 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Four synthetic hospitals, 60 patients, 32 x 32 scans. Shared by all tests: read it, do not change it."""
     config = SyntheticCohort(sites=4, patients=60, image_height=32, image_width=32)
     return build_cohort(config, Task(), 1, tmp_path_factory.mktemp("cohorts"), workers=1)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole federations first: left for the end, one process would do them alone while the others have nothing."""
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
