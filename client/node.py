@@ -6,7 +6,6 @@ parcels.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import random
@@ -19,6 +18,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
 from client.connection import Connection, RunEndedError, UnreachableError
+from client.locking import holding
 from client.membership import Membership, read_membership
 from client.parcels import DONE, INBOX, OUTBOX, Parcel
 from shared.code import ROOT
@@ -69,12 +69,9 @@ def _connect(membership: Membership) -> Connection:
 def _lock(folder: Path) -> Iterator[None]:
     file = folder / LOCK
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            remedy = "Stop the other one first."
-            raise SiteError(str(folder), "must be served by one process only", remedy=remedy) from None
+    with holding(
+        file, SiteError(str(folder), "must be served by one process only", remedy="Stop the other one first.")
+    ):
         yield
 
 

@@ -7,7 +7,6 @@ are the hospital's own and stay in here.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
 from client.ingest.pseudonyms import IMPORTS
+from client.locking import holding
 from shared.errors import SiteError
 from shared.files import write_atomic
 from shared.site_folder import IMAGES
@@ -105,13 +105,9 @@ def importing(folder: Path) -> Iterator[None]:
     state = folder / IMPORTS
     for part in (state.parent, state):  # the mode of parents=True would hold for the last one only
         part.mkdir(exist_ok=True, mode=0o700)
-    handle = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(handle, "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            remedy = "Wait for the other one, or stop it; it can be run again."
-            raise SiteError(str(folder), "must be imported into by one process at a time", remedy=remedy) from None
+    remedy = "Wait for the other one, or stop it; it can be run again."
+    refusal = SiteError(str(folder), "must be imported into by one process at a time", remedy=remedy)
+    with holding(state / "lock", refusal):
         yield
 
 

@@ -125,7 +125,6 @@ ANSWERS = """
 from pathlib import Path
 from client.parcels import INBOX, OUTBOX, Parcel
 from flwr.app import Message, RecordDict
-from client.parcels import INBOX, OUTBOX
 folder = Path(sys.argv[1])
 for _ in sys.stdin:
     (folder / "asked").open("a").write("x")
