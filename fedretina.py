@@ -39,6 +39,8 @@ def main() -> None:
     for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"):
         os.environ.setdefault(name, "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    # Flower sends arrays in pieces of 5 MiB, each of which takes several transactions; the door takes up to 16 MiB.
+    os.environ.setdefault("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", str(12 * 2**20))
     try:
         app()
     except FedretinaError as error:

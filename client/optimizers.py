@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from client.dynamo_shim import postpone_dynamo
 from shared.config import Finetune, Stage, Study
 
 
@@ -28,6 +29,7 @@ class StageOptimizer:
     """AdamW or SGD as the stage asks, new in every round: a site keeps no state between rounds."""
 
     def __init__(self, module: nn.Module, study: Study, stage: Stage) -> None:
+        postpone_dynamo()
         encoder_lr = stage.lr * (stage.encoder_lr if _starts_pretrained(study, stage) else 1.0)
         encoders: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -34,22 +35,40 @@ from sqlalchemy import func, literal, select, update
 from server.enrolment import Enrolment
 
 FEDERATION = NOOP_FEDERATION_ID  # Flower's name for the one federation of a SuperLink without accounts
-_BUSY_TIMEOUT_MS = 60_000  # Flower waits 5 s for another process's write, less than one of a large model takes
+_PRAGMAS = {
+    "busy_timeout": "60000",  # Flower waits 5 s for another process's write, less than one of a large model takes
+    "page_size": "65536",  # a model's parts are of megabytes; must come before the journal's mode
+}
+_LOOK_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
 def open_link_state(database: Path) -> LinkState:
     """Flower's state of nodes, runs and messages, in a file that several processes of one user share."""
-    pragmas = dict(SQLITE_PRAGMAS) | {"busy_timeout": str(_BUSY_TIMEOUT_MS)}
-    vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple(pragmas.items())
+    vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple((_PRAGMAS | dict(SQLITE_PRAGMAS) | _PRAGMAS).items())
     if not database.exists():
         database.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(database, os.O_CREAT | os.O_WRONLY, 0o600))
     with database.with_suffix(".lock").open("a") as stream, warnings.catch_warnings(action="ignore"):
         # Flower's way of laying out the tables is deprecated, and must not be gone by two processes at once.
         fcntl.flock(stream, fcntl.LOCK_EX)
-        return LinkStateFactory(str(database), NoOpFederationManager(), ObjectStoreFactory(str(database))).state()
+        state = LinkStateFactory(str(database), NoOpFederationManager(), ObjectStoreFactory(str(database))).state()
+    _write_seldom(_sql(state))
+    return state
+
+
+def _write_seldom(state: SqlLinkState) -> None:
+    """With every part Flower counts bytes and looks for stopped runs; these writes wait for those of the parts."""
+    look, due = state._cleanup_expired_task_tokens, [0.0]
+
+    def look_when_due() -> None:
+        if time.monotonic() >= due[0]:
+            look()
+            due[0] = time.monotonic() + _LOOK_S
+
+    vars(state)["_cleanup_expired_task_tokens"] = look_when_due
+    vars(state)["store_traffic"] = lambda run_id, *, bytes_sent, bytes_recv: None
 
 
 def _sql(state: LinkState) -> SqlLinkState:

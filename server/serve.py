@@ -29,8 +29,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _STEADY_S = 10.0  # after this long without an end, earlier ends of the link count no more
 _MOST_ENDS = 20
 _END_S = 10.0  # what a process has to end well
-# glibc would keep freed blocks of up to 32 MiB for later, of which a large model has many.
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +143,7 @@ class _Child:
             self._process = None
         if self._process is None and now >= self._not_before:
             # From the folder of the code: what the present one has by the same names must not be run in its place.
-            environment = {**os.environ, **_ENVIRONMENT}
-            self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment)
+            self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, cwd=ROOT)
             self._started = now
 
     def end(self) -> None:

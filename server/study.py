@@ -21,7 +21,7 @@ from server.state import RoundRecord, State, load_state, load_weights, save_stat
 from server.strategies.memory import read_memory, sampling_seed, write_memory
 from server.strategies.registry import build_strategy
 from server.vetting import check_claims, check_scores, find_outliers, update_size
-from shared.checkpoints import load_arrays, save_arrays, save_model
+from shared.checkpoints import load_arrays, save_arrays
 from shared.config import Stage, Study
 from shared.errors import MessageError
 from shared.messages import (
@@ -36,6 +36,7 @@ from shared.messages import (
     task_content,
 )
 from shared.metrics import Scores, empty_scores, mean_auroc
+from shared.models.saved import save_model
 from shared.models.weights import start_encoder
 from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
 from shared.randomness import derive_seed

@@ -43,11 +43,12 @@ from client.store import Rows, SiteStore, open_store
 from client.training import draw_batches, train
 from server.state import State, save_state
 from shared import messages
-from shared.checkpoints import save_arrays, save_model
+from shared.checkpoints import save_arrays
 from shared.config import Study
 from shared.errors import FedretinaError
 from shared.inputs import Batch
 from shared.metrics import Scores, empty_scores
+from shared.models.saved import save_model
 from shared.objectives.objective import Objective
 from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
 from shared.objectives.supervised import SupervisedObjective

@@ -34,7 +34,7 @@ STUDY_PROCESS: list[Place] = [
     ("server.app", "shared.files", "flush", 2, "before"),  # it is in its place, not yet durable
     ("server.app", "server.state", "save_state", 1, "after"),
     ("server.app", "server.study", "_Run._evaluate", 1, "before"),  # between stages
-    ("server.app", "shared.checkpoints", "save_model", 1, "after!"),
+    ("server.app", "shared.models.saved", "save_model", 1, "after!"),
     ("server.app", "server.report.summary", "write_summary", 1, "before"),
 ]
 LINK_PROCESS: list[Place] = [

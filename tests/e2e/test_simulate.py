@@ -23,9 +23,10 @@ from typer.testing import CliRunner
 from client.evaluation import predict
 from client.store import open_store
 from fedretina import app
-from shared.checkpoints import load_arrays, load_model
+from shared.checkpoints import load_arrays
 from shared.knobs import digest
 from shared.metrics import BINS
+from shared.models.saved import load_model
 from simulation.__main__ import main
 from simulation.run import read_experiment
 from tests.e2e.commands import FEDRETINA, RECORDS_ONLY, TINY, fedretina, two_cores

@@ -155,6 +155,7 @@ def test_a_state_that_is_opened_again_knows_what_it_knew(place: Link, north: Mem
 def test_processes_wait_for_one_another_a_minute(place: Link) -> None:
     assert isinstance(place.state, SqlLinkState)
     assert place.state.query("PRAGMA busy_timeout") == [{"timeout": 60_000}]
+    assert place.state.query("PRAGMA page_size") == [{"page_size": 65536}]
     assert dict(SQLITE_PRAGMAS) != dict(sql_mixin.SQLITE_PRAGMAS)  # type: ignore[attr-defined]
 
 

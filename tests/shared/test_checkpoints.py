@@ -7,17 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from shared import files
-from shared.checkpoints import load_arrays, load_model, save_arrays, save_model
+from shared.checkpoints import load_arrays, save_arrays
 from shared.errors import CheckpointError
 from shared.files import write_atomic
-from shared.models.multimodal import MultimodalModel
-from shared.objectives.registry import FINETUNE, build_objective
-from shared.statistics import Statistics
-from shared.weights import Weights, read_weights
-from tests.factories import make_cases, make_study
+from shared.weights import Weights
 
 ARRAYS: Weights = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -118,31 +113,3 @@ def test_facts_that_json_cannot_hold_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         save_arrays(tmp_path / "x", {}, {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_saved_model_predicts_as_it_did(tmp_path: Path) -> None:
-    study = make_study()
-    statistics = Statistics((60.0, 130.0), (10.0, 20.0), 0.3)
-    objective = build_objective(study, FINETUNE, statistics).eval()
-    with torch.no_grad():
-        for parameter in objective.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    save_model(tmp_path / "m", study, statistics, read_weights(objective))
-    model, loaded = load_model(tmp_path / "m")
-    cases = make_cases()
-    assert isinstance(model, MultimodalModel)
-    assert not model.training
-    assert loaded == study
-    assert torch.equal(model(cases), objective.model(cases))  # type: ignore[union-attr, operator]
-
-
-def test_a_checkpoint_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    save_arrays(tmp_path / "x", ARRAYS, FACTS)
-    with pytest.raises(CheckpointError, match=r"must hold a fine-tuned model\. Name a run's model\.safetensors"):
-        load_model(tmp_path / "x")
-
-
-def test_a_model_of_a_study_that_no_longer_loads_is_refused(tmp_path: Path) -> None:
-    save_arrays(tmp_path / "x", {}, {"kind": "model", "study": '{"sead":1}', "statistics": "{}"})
-    with pytest.raises(CheckpointError, match="sead is not a setting"):
-        load_model(tmp_path / "x")

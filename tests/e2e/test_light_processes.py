@@ -1,0 +1,15 @@
+"""Do the processes that mostly wait start without the packages that only training needs?"""
+
+import subprocess
+import sys
+
+import pytest
+
+from shared.code import ROOT
+
+
+@pytest.mark.parametrize("module", ["client.node", "server.door", "server.serve"])
+def test_a_process_that_waits_loads_neither_torch_nor_pandas(module: str) -> None:
+    program = f"import sys; import {module}; print([m for m in ('torch', 'pandas') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
