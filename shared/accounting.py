@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from shared.knobs import knob
 
@@ -32,10 +35,14 @@ def epsilon(history: Sequence[Release], delta: float, accountant: str = PRV) -> 
     from opacus.accountants import PRVAccountant, RDPAccountant  # seconds, which a site without privacy is spared
 
     entries = [(release.noise_multiplier, release.sampling_rate, release.steps) for release in history]
+    rdp = RDPAccountant()
+    rdp.history = entries
+    with warnings.catch_warnings(action="ignore"):
+        bound = float(rdp.get_epsilon(delta))
     if accountant == RDP:
-        rdp = RDPAccountant()
-        rdp.history = entries
-        return float(rdp.get_epsilon(delta))
+        return bound
     prv = PRVAccountant()
     prv.history = entries
-    return float(prv.get_epsilon(delta, eps_error=1e-3))
+    error = min(max(0.004 * bound, 1e-3), 0.5)  # finer grids cost seconds; what is returned is an upper bound with any
+    with np.errstate(divide="ignore"):  # of a sampling rate of 1
+        return float(prv.get_epsilon(delta, eps_error=error))
