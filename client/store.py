@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -112,6 +113,20 @@ class SiteStore:
         images[shown, 0] = self.pixels.values[rows[shown]]
         return torch.from_numpy(images), torch.from_numpy(shown)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that this site's answers depend on: its cases, records and scans."""
+        name = hashlib.sha256(self.name.encode())
+        tables = [*self.scans.values(), *self.case_scans.values(), self.scan_subjects, self.case_subjects, self.labels]
+        for array in (*tables, self.case_times, self.clinical, self.recorded):
+            name.update(b"absent" if array is None else np.ascontiguousarray(array).tobytes())
+        for split in (self.scan_splits, self.case_splits):
+            name.update("\0".join(split).encode())
+        if self.pixels is not None:
+            name.update(f"{self.pixels.values.shape[1:]}".encode())
+            name.update(self.pixels.table.to_csv(columns=["subject_id", "modality", "eye", "path", "sha256"]).encode())
+        return name.hexdigest()
+
     def survey(self) -> Survey:
         """Sums and counts of this site; those of features over training cases only."""
         train = self.rows_of_cases(TRAIN)
@@ -139,7 +154,7 @@ class SiteStore:
     def check_trainable(self) -> None:
         """Raise ``SiteError`` when this site cannot fine-tune: no labelled cases that train, or one class only."""
         labels = self.labels[self.rows_of_cases(TRAIN)]
-        self._check_split(TRAIN)
+        self.check_split(TRAIN)
         if labels.min() == labels.max():
             remedy = "This site can pretrain; leave it out of fine-tuning or choose a longer horizon."
             value = f"{len(labels)} case(s) of one class"
@@ -153,9 +168,10 @@ class SiteStore:
 
     def check_evaluable(self) -> None:
         """Raise ``SiteError`` when no labelled case is held out."""
-        self._check_split(HELD_OUT)
+        self.check_split(HELD_OUT)
 
-    def _check_split(self, split: str) -> None:
+    def check_split(self, split: str) -> None:
+        """Raise ``SiteError`` when no labelled case is in a split."""
         if not len(self.rows_of_cases(split)):
             remedy = f"Label more patients, or raise splits.{split}."
             raise SiteError(f"site {self.name}: split {split}", "must not be empty", remedy=remedy)

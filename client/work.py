@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.evaluation import evaluate, fit_intercept
 from client.optimizers import build_optimizer
+from client.privacy import Privacy, privacy_of
 from client.splits import HELD_OUT, TRAIN, TUNING
 from client.store import Rows, SiteStore, open_store
 from client.training import train
@@ -23,7 +23,6 @@ from shared.metrics import empty_scores
 from shared.objectives.objective import Objective
 from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
 from shared.objectives.supervised import SupervisedObjective
-from shared.randomness import derive_seed
 from shared.statistics import Statistics
 from shared.weights import read_weights, write_weights
 
@@ -31,26 +30,27 @@ from shared.weights import read_weights, write_weights
 def survey(folder: Path, task: Task) -> SurveyReply:
     """Sums and counts of the site; raises ``SiteError`` for a folder that cannot serve the study."""
     store = open_store(folder, task.study)
-    return SurveyReply(store.name, store.survey())
+    return SurveyReply(store.name, privacy_of(folder, store, task).survey())
 
 
 def train_round(folder: Path, task: Task) -> Update:
     """One round of training from the task's weights; raises ``SiteError`` or ``MessageError``."""
     started = time.perf_counter()
     store, study = open_store(folder, task.study), task.study
+    privacy = privacy_of(folder, store, task)
     device, objective = _prepare(store, task)
-    seed = derive_seed(study.seed, task.stage, task.round, store.name)
-    tuning, take, stage = empty_scores(), _taker(store, task.stage, seed), _stage(study, task.stage)
+    tuning, take, stage = empty_scores(), _taker(store, task.stage, privacy.seed), _stage(study, task.stage)
     if isinstance(objective, SupervisedObjective):
-        store.check_trainable()
-        rows = store.rows_of_cases(TRAIN)
-        _own_intercept(objective, store, task, device)
-        tuning = evaluate(objective.model, store, TUNING, device)
+        privacy.check_trainable()
+        rows, subjects = store.rows_of_cases(TRAIN), store.case_subjects
+        _own_intercept(objective, privacy, task, device)
+        tuning = privacy.tuning(objective.model, device)
     else:
         store.check_pretrainable()
-        rows = store.rows_of_scans(TRAIN)
+        rows, subjects = store.rows_of_scans(TRAIN), store.scan_subjects
     optimizer = build_optimizer(objective, study, stage)
-    trained = train(objective, rows, take, stage, optimizer, seed, task.round, device)
+    gradients = privacy.gradients(take, subjects, stage, device)
+    trained = train(objective, rows, gradients, stage, optimizer, privacy.seed, task.round, device)
     seconds = time.perf_counter() - started
     return Update(
         site=store.name,
@@ -74,8 +74,9 @@ def evaluate_split(folder: Path, task: Task) -> Evaluation:
     assert isinstance(objective, SupervisedObjective)
     if task.split == HELD_OUT:
         store.check_evaluable()
-    _own_intercept(objective, store, task, device)
-    scores = evaluate(objective.model, store, task.split, device)
+    privacy = privacy_of(folder, store, task)
+    _own_intercept(objective, privacy, task, device)
+    scores = privacy.scores(objective.model, task.split, device)
     return Evaluation(store.name, scores, time.perf_counter() - started)
 
 
@@ -106,7 +107,7 @@ def _built_objective(study: Study, stage: str, statistics: Statistics, device: t
     return build_objective(study, stage, statistics).to(device)
 
 
-def _own_intercept(objective: SupervisedObjective, store: SiteStore, task: Task, device: torch.device) -> None:
+def _own_intercept(objective: SupervisedObjective, privacy: Privacy, task: Task, device: torch.device) -> None:
     objective.model.intercept = 0.0
     if task.study.finetune.site_intercept:
-        objective.model.intercept = fit_intercept(objective.model, store, device)
+        objective.model.intercept = privacy.intercept(objective.model, device)

@@ -37,7 +37,7 @@ class KeptUpdate:
     site: str
     reply: Message
     examples: int
-    loss: float
+    loss: float | None
     tuning: Scores
     size: float
     seconds: float
@@ -123,6 +123,6 @@ def _parts(like: Weights, updates: int, elementwise: bool) -> Iterator[list[str]
 
 
 def _with_content(update: KeptUpdate, weights: Weights) -> Message:
-    metrics = MetricRecord({EXAMPLES: update.examples, "loss": update.loss})
+    metrics = MetricRecord({EXAMPLES: update.examples, **({} if update.loss is None else {"loss": update.loss})})
     update.reply.content = RecordDict({ARRAYS: to_flower(weights), METRICS: metrics})
     return update.reply

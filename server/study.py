@@ -38,7 +38,10 @@ from shared.messages import (
 from shared.metrics import Scores, empty_scores, mean_auroc
 from shared.models.saved import save_model
 from shared.models.weights import start_encoder
+from shared.objectives.objective import Objective
 from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.privacy import PrivacyPlan
+from shared.privacy_rules import check_module
 from shared.randomness import derive_seed
 from shared.statistics import Statistics, merge
 from shared.weights import Weights, carry_encoders, read_weights
@@ -101,18 +104,26 @@ def check_study(study: Study) -> None:
         FedretinaError: of the strategy, the model, or the weights that it starts from.
     """
     build_strategy(study)
+    plan = PrivacyPlan.of(study)
     for stage, config in ((PRETRAIN, study.pretrain), (FINETUNE, study.finetune)):
         if config.rounds:
-            _initial_weights(study, stage, Statistics.neutral(study))
+            objective = _started(study, stage, Statistics.neutral(study))
+            if plan.release_of(stage) is not None:
+                check_module(objective, stage)
 
 
 def _initial_weights(study: Study, stage: str, statistics: Statistics) -> Weights:
+    return read_weights(_started(study, stage, statistics))
+
+
+def _started(study: Study, stage: str, statistics: Statistics) -> Objective:
+    """The objective of a stage, its encoders started from the files that the study names."""
     objective = build_objective(study, stage, statistics)
     encoders = objective.get_submodule("encoders" if stage == PRETRAIN else "model.encoders")
     for name, file in study.model.image.weights.items():
         if name in study.image_modalities:
             start_encoder(encoders.get_submodule(name), Path(file), f"model.image.weights.{name}")
-    return read_weights(objective)
+    return objective
 
 
 class _Run:
@@ -178,11 +189,12 @@ class _Run:
             self._keep_best(tuning)
         self.state = replace(self.state, round=number, weights=weights, memory=read_memory(strategy))
         examples = sum(update.examples for update in updates)
+        told = [update.loss * update.examples for update in updates if update.loss is not None]
         record = RoundRecord(
             stage,
             number,
             rounds,
-            loss=sum(update.loss * update.examples for update in updates) / examples,
+            loss=sum(told) / examples if len(told) == len(updates) else None,
             norm=statistics.median(update.size for update in updates),
             site_seconds=round(max(update.seconds for update in updates), 4),
         )

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from shared.errors import ConfigError
 from shared.knobs import knob, to_json
+from shared.privacy_rules import check_private
 
 OCT, IR, CLINICAL = "oct", "ir", "clinical"
 MODALITIES = (OCT, IR, CLINICAL)
 IMAGE_MODALITIES = (OCT, IR)
 
+UNBOUNDED = 1e9
 ONSET = "ONSET//"  # before a code: when it began, where an export tells that beside when it was recorded
 # Codes that state the outcome itself: never an input (I6x, G45, G46 and Z86.73 in ICD-10, stroke in SNOMED CT).
 STROKE_FAMILY = ("ICD10//I6", "ICD10//G45", "ICD10//G46", "ICD10//Z86.73", "SNOMED//230690007")
@@ -47,8 +49,13 @@ class NumericFeature:
     code: str = knob(help="MEDS code of the measurement")
     unit: str = knob(help="unit in which sites must state it (UCUM)")
     lookback_days: int = knob(3650, "older values count as missing", unit="days", ge=1)
-    low: float = knob(-1e9, "plausible minimum; lower values count as missing")
-    high: float = knob(1e9, "plausible maximum; higher values count as missing")
+    low: float = knob(-UNBOUNDED, "plausible minimum; lower values count as missing")
+    high: float = knob(UNBOUNDED, "plausible maximum; higher values count as missing")
+
+    @property
+    def is_bounded(self) -> bool:
+        """Was a plausible range declared?"""
+        return self.low > -UNBOUNDED and self.high < UNBOUNDED
 
     def check_consistent(self, path: str) -> None:
         if not self.low < self.high:
@@ -190,7 +197,11 @@ class Stage:
     weight_decay: float = knob(1e-4, "decoupled weight decay", ge=0.0)
     schedule: str = knob("cosine", "learning rate over the rounds", choices=["cosine", "constant"])
     warmup: float = knob(0.1, "fraction of the rounds in which the rate rises", ge=0.0, le=1.0)
-    clip_norm: float = knob(5.0, "largest norm of a batch's gradient; 0 leaves it as it is", ge=0.0)
+    clip_norm: float = knob(
+        5.0,
+        "largest norm of a batch's gradient; 0 leaves it as it is. With privacy, privacy.clip stands instead",
+        ge=0.0,
+    )
     precision: str = knob("float32", "arithmetic of the forward pass", choices=["float32", "bfloat16"])
     augmentation: Augmentation = knob(Augmentation())
 
@@ -202,6 +213,46 @@ class Finetune(Stage):
     class_balance: float = knob(0.5, "0: cases count alike; 1: classes count alike", ge=0.0, le=1.0)
     select: str = knob("best", "final weights: best tuning loss, or last round", choices=["best", "last"])
     site_intercept: bool = knob(False, "each site fits its own intercept, which never leaves it")
+
+
+@dataclass(frozen=True)
+class NoPrivacy:
+    """Weights, sums and counts leave a site as they are."""
+
+    kind: str = knob("none", choices=["none"])
+
+    def check_study(self, study: Study, path: str) -> None:
+        """Anything goes."""
+
+
+@dataclass(frozen=True)
+class PatientDPSGD:
+    """Differential privacy of a patient's whole record, by DP-SGD (arXiv 1607.00133) and noised counts.
+
+    The noise of every step follows from these knobs and the stages' rounds and epochs (``shared.privacy``).
+    """
+
+    kind: str = knob("patient_dpsgd", choices=["patient_dpsgd"])
+    target_epsilon: float = knob(8.0, "ε of all that the study lets out of a site, together", gt=0.0, le=1000.0)
+    delta: float = knob(1e-5, "δ of the same; a site refuses one that is not below 1 / its patients", gt=0.0, lt=0.5)
+    clip: float = knob(1.0, "largest norm of a patient's gradient", gt=0.0)
+    sampling_rate: float = knob(
+        0.1,
+        "chance of a patient to be in a step, in the place of batch_size; a pass has 1 / this steps",
+        gt=0.0,
+        le=1.0,
+    )
+    survey_share: float = knob(0.02, "share of the budget for the number of positive patients", gt=0.0, lt=1.0)
+    evaluation_share: float = knob(0.2, "share of the budget for the scores of held-out patients", gt=0.0, lt=1.0)
+    per_patient: int = knob(4, "examples of one patient in a step at most; their gradients are averaged", ge=1)
+    micro_batch: int = knob(64, "patients whose gradients are in memory at once", unit="patients", ge=1)
+    exempt: tuple[str, ...] = knob(
+        (), "stages that are knowingly not private, which the statement of ε names", choices=["pretrain", "evaluate"]
+    )
+
+    def check_study(self, study: Study, path: str) -> None:
+        """Raise ``ConfigError`` for a study that cannot be private."""
+        check_private(study, self, path)
 
 
 @dataclass(frozen=True)
@@ -245,6 +296,7 @@ class Study:
     pretrain: Stage = knob(Stage(rounds=0))
     finetune: Finetune = knob(Finetune())
     strategy: Strategy = knob(Strategy())
+    privacy: NoPrivacy | PatientDPSGD = knob(NoPrivacy())
 
     @property
     def image_modalities(self) -> tuple[str, ...]:
@@ -282,3 +334,4 @@ class Study:
         unknown = set(self.model.image.weights) - set(IMAGE_MODALITIES)
         if unknown:
             raise ConfigError(f"{path}model.image.weights", "must be keyed oct or ir", value=sorted(unknown)[0])
+        self.privacy.check_study(self, path)

@@ -71,7 +71,7 @@ class Update:
     Attributes:
         stage, round: of the task that this answers.
         examples: training examples of the site, the weight of its update.
-        loss: mean training loss.
+        loss: mean training loss; None where it must not be told.
         tuning: scores of the incoming weights on the site's tuning split; without cases where there is none.
     """
 
@@ -80,7 +80,7 @@ class Update:
     round: int
     weights: Weights
     examples: int
-    loss: float
+    loss: float | None
     tuning: Scores
     seconds: float
 
@@ -173,7 +173,7 @@ def update_content(update: Update) -> RecordDict:
     """An update as the content of a message, in the form that Flower's strategies aggregate."""
     metrics: dict[str, MetricRecordValues] = {
         EXAMPLES: update.examples,
-        "loss": update.loss,
+        **({} if update.loss is None else {"loss": update.loss}),
         **_score_metrics(update.tuning),
     }
     return RecordDict(
@@ -208,7 +208,7 @@ def decode_update(content: RecordDict, expected: Weights) -> Update:
         if array.shape != like.shape or array.dtype != like.dtype:
             rule = f"must be {like.dtype}{list(like.shape)}"
             raise MessageError(f"update {name}", rule, value=f"{array.dtype}{list(array.shape)}")
-    examples, loss = _number(metrics, EXAMPLES), _number(metrics, "loss")
+    examples, loss = _number(metrics, EXAMPLES), _number(metrics, "loss") if "loss" in metrics else None
     if examples <= 0 or examples != int(examples):
         raise MessageError(f"update.{EXAMPLES}", "must be a whole number > 0", value=examples)
     return Update(

@@ -37,10 +37,11 @@ from torch import Generator, nn
 
 from client import work
 from client.evaluation import evaluate, fit_intercept
+from client.gradients import draw_batches
 from client.optimizers import build_optimizer, rate_factor
 from client.splits import HELD_OUT, TRAIN, TUNING
 from client.store import Rows, SiteStore, open_store
-from client.training import draw_batches, train
+from client.training import train
 from server.state import State, save_state
 from shared import messages
 from shared.checkpoints import save_arrays

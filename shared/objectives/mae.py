@@ -7,6 +7,9 @@ Either way a patient's loss depends on that patient alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
@@ -32,17 +35,60 @@ def draw_hidden(count: int, patches: int, ratio: float, generator: Generator) ->
     return rank < hidden
 
 
+class Masking(NamedTuple):
+    """Positions of the patches of N scans, in order: ``visible`` (N, V) and ``hidden`` (N, H)."""
+
+    visible: Tensor
+    hidden: Tensor
+
+    @staticmethod
+    def of(hidden: Tensor) -> Masking:
+        """The positions of a mask (N, L) that hides as many patches in every row."""
+        visible, covered = (mask.nonzero()[:, 1].view(len(mask), -1) for mask in (~hidden, hidden))
+        return Masking(visible, covered)
+
+    @property
+    def mask(self) -> Tensor:
+        """Which patches are hidden, bool (N, L)."""
+        places = torch.arange(self.visible.shape[1] + self.hidden.shape[1], device=self.hidden.device)
+        return (self.hidden[:, :, None] == places).any(dim=1)
+
+
+def _pick(tokens: Tensor, places: Tensor) -> Tensor:
+    """(N, L, D) at positions (N, K): (N, K, D)."""
+    return tokens.take_along_dim(places[:, :, None], dim=1)
+
+
 def reconstruction_loss(predicted: Tensor, patches: Tensor, hidden: Tensor, normalise: bool) -> Tensor:
     """Mean squared error over the hidden patches (section 3 of the paper), standardised patch by patch or not.
 
     Args:
         predicted, patches: (N, L, patch * patch).
-        hidden: bool (N, L), the same number in every row.
+        hidden: positions (N, H).
     """
     if normalise:
         variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
         patches = (patches - mean) / (variance + 1e-6).sqrt()
-    return (predicted.float() - patches)[hidden].pow(2).mean()
+    return _pick(predicted.float() - patches, hidden).pow(2).mean()
+
+
+@dataclass(frozen=True)
+class MaskedScans:
+    """Augmented scans of each modality (N, 1, H, W) that there is, and which of their patches are hidden."""
+
+    images: dict[str, Tensor]
+    masking: dict[str, Masking]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Scans and positions of eyes that are alike."""
+        hidden = {f"hidden {name}": masking.hidden for name, masking in self.masking.items()}
+        return self.images | hidden | {f"visible {name}": masking.visible for name, masking in self.masking.items()}
+
+    def of_one(self, tensors: dict[str, Tensor]) -> MaskedScans:
+        """An eye of its own."""
+        images = {name: tensors[name][None] for name in self.images}
+        places = {name: Masking(tensors[f"visible {name}"][None], tensors[f"hidden {name}"][None]) for name in images}
+        return MaskedScans(images, places)
 
 
 class MAEObjective(Objective):
@@ -57,23 +103,27 @@ class MAEObjective(Objective):
             {name: _decoder(encoder, config, grid) for name, encoder in self.encoders.items()}
         )
 
-    def forward(self, batch: Batch, generator: Generator) -> Tensor:
+    def prepare(self, batch: Batch, generator: Generator) -> MaskedScans:
         assert isinstance(batch, Scans)
-        losses = [
-            self._loss(name, batch.images[name][batch.shown[name]], generator)
-            for name in self.encoders
-            if name in batch.images and bool(batch.shown[name].any())
-        ]
+        images, masking = {}, {}
+        for name in self.encoders:
+            if name in batch.images and bool(batch.shown[name].any()):
+                images[name] = augment(batch.images[name][batch.shown[name]], self.augmentation, generator)
+                patches = images[name][0].numel() // self.config.patch**2
+                drawn = draw_hidden(len(images[name]), patches, self.config.mask_ratio, generator)
+                masking[name] = Masking.of(drawn.to(images[name].device))
+        return MaskedScans(images, masking)
+
+    def loss(self, prepared: MaskedScans) -> Tensor:
+        losses = [self._loss(name, images, prepared.masking[name]) for name, images in prepared.images.items()]
         if not losses:
             return torch.stack([p.sum() * 0.0 for p in self.parameters()]).sum()
         return torch.stack(losses).mean()
 
-    def _loss(self, name: str, scans: Tensor, generator: Generator) -> Tensor:
-        images = augment(scans, self.augmentation, generator)
+    def _loss(self, name: str, images: Tensor, masking: Masking) -> Tensor:
         patches = patchify(images, self.config.patch)
-        hidden = draw_hidden(len(images), patches.shape[1], self.config.mask_ratio, generator).to(images.device)
-        predicted = self.decoders[name](self.encoders[name], images, hidden)
-        return reconstruction_loss(predicted, patches, hidden, self.config.normalise_patches)
+        predicted = self.decoders[name](self.encoders[name], images, masking)
+        return reconstruction_loss(predicted, patches, masking.hidden, self.config.normalise_patches)
 
 
 def _decoder(encoder: nn.Module, config: MAE, grid: tuple[int, int]) -> nn.Module:
@@ -101,27 +151,27 @@ class TokenDecoder(nn.Module):
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(config.decoder_depth)))
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.patch**2))
 
-    def forward(self, encoder: nn.Module, images: Tensor, hidden: Tensor) -> Tensor:
+    def forward(self, encoder: nn.Module, images: Tensor, masking: Masking) -> Tensor:
         """Predicted patches (N, L, patch * patch) for every position."""
-        visible = self.enter(_encode_visible(encoder, images, ~hidden))
-        tokens = self.mask_token.to(visible.dtype).expand(*hidden.shape, -1).clone()
-        tokens[~hidden] = visible.flatten(0, 1)
+        visible = self.enter(_encode_visible(encoder, images, masking.visible))
+        tokens = self.mask_token.to(visible.dtype).expand(len(images), len(self.position), -1)
+        tokens = tokens.scatter(1, masking.visible[:, :, None].expand_as(visible), visible)
         predicted: Tensor = self.leave(self.blocks(tokens + self.position))
         return predicted
 
 
 def _encode_visible(encoder: nn.Module, images: Tensor, visible: Tensor) -> Tensor:
-    """Encoded visible tokens (N, V, D), without class and register tokens, from public parts of timm's ViT."""
+    """Encoded tokens at positions (N, V), without class and register tokens, from public parts of timm's ViT."""
     tokens = encoder.patch_embed(images)  # type: ignore[operator]
     if tokens.ndim == 4:  # models that accept any size keep the grid, (N, h, w, D)
         tokens = tokens.flatten(1, 2)
-    count, _, width = tokens.shape
+    count = len(tokens)
     prefix, position = encoder.num_prefix_tokens, encoder.pos_embed
     assert isinstance(prefix, int)
     assert isinstance(position, Tensor)
     has_prefix_position = position.shape[1] == tokens.shape[1] + prefix
     patch_position = position[:, prefix:] if has_prefix_position else position
-    kept = (tokens + patch_position)[visible].view(count, -1, width)
+    kept = _pick(tokens + patch_position, visible)
     extra = [token for token in (encoder.cls_token, getattr(encoder, "reg_token", None)) if isinstance(token, Tensor)]
     if extra:
         first = torch.cat([token.expand(count, -1, -1) for token in extra], dim=1)
@@ -142,9 +192,9 @@ class MapDecoder(nn.Module):
             layers += [nn.GELU(), nn.Conv2d(width, width, 3, padding=1)]
         self.layers = nn.Sequential(*layers, nn.GELU(), nn.Conv2d(width, config.patch**2, 1))
 
-    def forward(self, encoder: nn.Module, images: Tensor, hidden: Tensor) -> Tensor:
+    def forward(self, encoder: nn.Module, images: Tensor, masking: Masking) -> Tensor:
         """Predicted patches (N, L, patch * patch) for every position."""
-        mask = hidden.view(len(images), 1, *self.grid).repeat_interleave(self.patch, 2)
+        mask = masking.mask.view(len(images), 1, *self.grid).repeat_interleave(self.patch, 2)
         mask = mask.repeat_interleave(self.patch, 3)
         features = encoder.forward_features(images.masked_fill(mask, 0.0))  # type: ignore[operator]
         resized = functional.interpolate(features, size=self.grid, mode="bilinear", align_corners=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
@@ -21,4 +21,12 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, generator: Generator) -> Tensor:
         """The mean loss of a batch, a scalar. All randomness of the inputs comes from ``generator``."""
+        return self.loss(self.prepare(batch, generator))
+
+    def prepare(self, batch: Batch, generator: Generator) -> Any:
+        """All that is random about the inputs, drawn; of examples that are alike, something ``shared.inputs.Alike``."""
+        raise NotImplementedError
+
+    def loss(self, prepared: Any) -> Tensor:
+        """The mean loss of what was prepared, a scalar; of one example, it runs under ``torch.func.vmap``."""
         raise NotImplementedError

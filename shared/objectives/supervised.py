@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
@@ -23,24 +25,25 @@ class SupervisedObjective(Objective):
         self.augmentation: Augmentation = study.finetune.augmentation
         self.positive_weight, self.negative_weight = class_weights(statistics.prevalence, study.finetune.class_balance)
 
-    def forward(self, batch: Batch, generator: Generator) -> Tensor:
+    def prepare(self, batch: Batch, generator: Generator) -> Cases:
+        """Cases with their scans changed at random."""
         assert isinstance(batch, Cases)
-        return self.loss(self.model(self._augmented(batch, generator)), batch.labels)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean weighted BCE of logits (B,) and labels (B,)."""
-        weights = torch.where(labels > 0.5, self.positive_weight, self.negative_weight)
-        return functional.binary_cross_entropy_with_logits(logits.float(), labels, weight=weights)
-
-    def _augmented(self, cases: Cases, generator: Generator) -> Cases:
         images = {}
-        for name, scans in cases.images.items():
-            shown = cases.shown[name]
+        for name, scans in batch.images.items():
+            shown = batch.shown[name]
             changed = scans.new_zeros(scans.shape, dtype=torch.float32)
             if bool(shown.any()):
                 changed[shown] = augment(scans[shown], self.augmentation, generator)
             images[name] = changed
-        return Cases(images, cases.shown, cases.clinical, cases.recorded, cases.labels)
+        return replace(batch, images=images)
+
+    def loss(self, prepared: Cases) -> Tensor:
+        return self.weighted_bce(self.model(prepared), prepared.labels)
+
+    def weighted_bce(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean weighted BCE of logits (B,) and labels (B,)."""
+        weights = torch.where(labels > 0.5, self.positive_weight, self.negative_weight)
+        return functional.binary_cross_entropy_with_logits(logits.float(), labels, weight=weights)
 
 
 def class_weights(prevalence: float, balance: float) -> tuple[float, float]:

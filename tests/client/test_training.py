@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, nn
 
+from client.gradients import BatchGradients, draw_batches
 from client.optimizers import build_optimizer, rate_factor
 from client.store import Rows
-from client.training import Trained, draw_batches, train
+from client.training import Trained, train
 from shared.config import Stage, Study
 from shared.inputs import Cases
 from shared.objectives.objective import Objective
@@ -50,7 +51,9 @@ def fresh(study: Study) -> Objective:
 def run(study: Study, seed: int = 5, round: int = 2, objective: Objective | None = None) -> tuple[Any, Trained]:
     objective = objective or fresh(study)
     optimizer = build_optimizer(objective, study, study.finetune)
-    trained = train(objective, ROWS, take, study.finetune, optimizer, seed, round, CPU)
+    trained = train(
+        objective, ROWS, BatchGradients(take, study.finetune, CPU), study.finetune, optimizer, seed, round, CPU
+    )
     return read_weights(objective), trained
 
 
@@ -195,6 +198,9 @@ def test_a_site_with_one_row_trains() -> None:
     study = study_of()
     objective = fresh(study)
     optimizer = build_optimizer(objective, study, study.finetune)
-    trained = train(objective, ROWS[:1], take, study.finetune, optimizer, 1, 1, CPU)
+    trained = train(
+        objective, ROWS[:1], BatchGradients(take, study.finetune, CPU), study.finetune, optimizer, 1, 1, CPU
+    )
     assert (trained.examples, trained.steps) == (1, 2)
+    assert trained.loss is not None
     assert math.isfinite(trained.loss)

@@ -14,7 +14,15 @@ from torch import Generator, Tensor
 
 from shared.errors import ConfigError
 from shared.inputs import Scans
-from shared.objectives.mae import MAEObjective, MapDecoder, TokenDecoder, draw_hidden, patchify, reconstruction_loss
+from shared.objectives.mae import (
+    MAEObjective,
+    MapDecoder,
+    Masking,
+    TokenDecoder,
+    draw_hidden,
+    patchify,
+    reconstruction_loss,
+)
 from shared.objectives.registry import PRETRAIN, build_objective
 from shared.statistics import Statistics
 from tests.factories import make_scans, make_study
@@ -77,7 +85,9 @@ def test_the_loss_is_the_mean_square_over_hidden_patches(normalise: bool) -> Non
                 target = (target - target.mean()) / np.sqrt(target.var(ddof=1) + 1e-6)
             total += float(((predicted[n, k].double().numpy() - target) ** 2).sum())
             number += 4
-    assert float(reconstruction_loss(predicted, patches, hidden, normalise)) == pytest.approx(total / number, rel=1e-5)
+    assert float(reconstruction_loss(predicted, patches, Masking.of(hidden).hidden, normalise)) == pytest.approx(
+        total / number, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -86,14 +96,16 @@ def test_hidden_pixels_cannot_influence_the_prediction(encoder: dict[str, Any]) 
     generator = Generator().manual_seed(1)
     images = torch.randn(3, 1, 32, 32, generator=generator)
     hidden = draw_hidden(3, 16, 0.75, generator)
+    masking = Masking.of(hidden)
+    assert torch.equal(masking.mask, hidden)
     mask = hidden.view(3, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     decoder, own = objective.decoders["oct"], objective.encoders["oct"]
-    expected = decoder(own, images, hidden)
+    expected = decoder(own, images, masking)
     assert expected.shape == (3, 16, 64)
     spoilt = torch.where(mask, torch.randn(images.shape, generator=generator) * 50, images)
-    assert torch.equal(decoder(own, spoilt, hidden), expected)
+    assert torch.equal(decoder(own, spoilt, masking), expected)
     seen = torch.where(mask, images, images + 1.0 * torch.randn(images.shape, generator=generator))
-    assert not torch.allclose(decoder(own, seen, hidden), expected)
+    assert not torch.allclose(decoder(own, seen, masking), expected)
 
 
 @pytest.mark.parametrize("encoder", [VIT, VIT_WITHOUT_CLASS, VIT_REGISTERS])
@@ -102,7 +114,7 @@ def test_a_vision_transformer_that_sees_all_patches_encodes_as_timm_does(encoder
 
     own = objective_of(encoder).encoders["oct"]
     images = torch.randn(2, 1, 32, 32)
-    found = _encode_visible(own, images, torch.ones(2, 16, dtype=torch.bool))
+    found = _encode_visible(own, images, torch.arange(16).expand(2, -1))
     expected = own.forward_features(images)[:, own.num_prefix_tokens :]  # type: ignore[operator, index, misc]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

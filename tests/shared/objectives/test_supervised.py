@@ -54,11 +54,11 @@ def test_the_loss_is_the_weighted_negative_log_likelihood() -> None:
         risk = 1 / (1 + math.exp(-logit))
         weight = 0.5 / 0.2 if label else 0.5 / 0.8
         total += -weight * (math.log(risk) if label else math.log(1 - risk))
-    assert float(objective.loss(logits, labels)) == pytest.approx(total / 3, rel=1e-5)
+    assert float(objective.weighted_bce(logits, labels)) == pytest.approx(total / 3, rel=1e-5)
 
 
 def test_a_huge_logit_has_a_finite_loss() -> None:
-    loss = objective_of().loss(torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0]))
+    loss = objective_of().weighted_bce(torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0]))
     assert torch.isfinite(loss)
 
 

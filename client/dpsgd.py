@@ -1,0 +1,167 @@
+"""How does DP-SGD bound and hide a patient? Poisson samples of patients, a clipped gradient each, noise on the sum.
+
+Abadi et al., arXiv 1607.00133. One patient is all their examples: their gradients are averaged before the clip.
+Per-example gradients come from ``torch.func.vmap`` over the untouched model; clip and noise are Opacus's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.optimizers import DPOptimizer
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from client.gradients import Take
+from client.store import Rows
+from shared.accounting import Release
+from shared.config import PatientDPSGD, Stage
+from shared.inputs import Alike
+from shared.objectives.objective import Objective
+
+Named = dict[str, Tensor]
+
+
+class PatientGradients:
+    """The noised mean of the clipped gradients of a Poisson sample of patients.
+
+    The sum is divided by the number of patients that is expected, so that how many were drawn is not told.
+
+    Args:
+        take: makes a batch of some rows.
+        subjects: the patient of every row that ``take`` knows.
+        release: of the round: noise multiplier, sampling rate and steps.
+        random: draws the patients; ``noise`` the noise. Both from the site's secret.
+    """
+
+    def __init__(
+        self,
+        take: Take,
+        subjects: NDArray[np.int64],
+        stage: Stage,
+        privacy: PatientDPSGD,
+        release: Release,
+        random: np.random.Generator,
+        noise: Generator,
+    ) -> None:
+        self._take, self._subjects, self._stage, self._privacy = take, subjects, stage, privacy
+        self._release, self._random, self._noise = release, random, noise
+        self._expected = 0.0  # patients in a step
+        self._weights: Named = {}
+
+    def draw(self, rows: Rows, seed: int) -> list[Rows]:
+        """Each patient is in each step by a chance of its own; a step may be of nobody."""
+        patients, patient = np.unique(self._subjects[rows], return_inverse=True)
+        self._expected = self._release.sampling_rate * len(patients)
+        steps = []
+        for _ in range(self._release.steps):
+            chosen = self._random.random(len(patients)) < self._release.sampling_rate
+            steps.append(self._limit(rows[chosen[patient]]))
+        return steps
+
+    def _limit(self, rows: Rows) -> Rows:
+        """At most ``per_patient`` rows of each patient, drawn at random; a patient's rows stand together."""
+        rows = self._random.permutation(rows)
+        rows = rows[np.argsort(self._subjects[rows], kind="stable")]
+        _, first, count = np.unique(self._subjects[rows], return_index=True, return_counts=True)
+        place = np.arange(len(rows)) - np.repeat(first, count)
+        return rows[place < self._privacy.per_patient]
+
+    def backward(self, objective: Objective, rows: Rows, generator: Generator) -> Tensor | None:
+        """The loss is not told: it would be another release of the patients' data."""
+        weights = self._weights = self._weights or _trained(objective, self._take)
+        optimizer = DPOptimizer(
+            torch.optim.SGD(list(weights.values())),  # holds the weights; the stage's optimizer takes the steps
+            noise_multiplier=self._release.noise_multiplier,
+            max_grad_norm=self._privacy.clip,
+            expected_batch_size=self._expected,  # not whole, and need not be
+            generator=self._noise,
+            secure_mode=True,  # of floating point attacks (arXiv 2107.10138); it needs no generator of its own
+        )
+        for gradients in self._of_patients(objective, weights, rows, generator):
+            for name, weight in weights.items():
+                # What is not finite counts nothing: it would make the whole sum so.
+                weight.grad_sample = gradients[name].nan_to_num_(0.0, 0.0, 0.0)  # type: ignore[attr-defined]
+            optimizer.clip_and_accumulate()
+        optimizer.add_noise()
+        optimizer.scale_grad()
+        for weight in weights.values():
+            weight.grad_sample = weight.summed_grad = None  # type: ignore[attr-defined]
+        return None
+
+    def _of_patients(self, objective: Objective, weights: Named, rows: Rows, generator: Generator) -> Iterator[Named]:
+        """Gradients (P, …) of at most ``micro_batch`` patients at once; of no patient, (0, …)."""
+        if not len(rows):
+            yield {name: weight.new_zeros(0, *weight.shape) for name, weight in weights.items()}
+        starts = np.unique(self._subjects[rows], return_index=True)[1][:: self._privacy.micro_batch]
+        for part in np.split(rows, starts[1:]) if len(rows) else ():
+            yield self._of_part(objective, weights, part, generator)
+
+    def _of_part(self, objective: Objective, weights: Named, rows: Rows, generator: Generator) -> Named:
+        device = next(iter(weights.values())).device
+        _, patient, count = np.unique(self._subjects[rows], return_inverse=True, return_counts=True)
+        patient_of_row = torch.from_numpy(patient).to(device)
+        share = torch.from_numpy((1.0 / count)[patient]).to(device, torch.float32)
+        total: Named = {}
+        batch = self._take(rows).to(device)
+        for at, examples in batch.alike():
+            prepared = objective.prepare(examples, generator)
+            found = example_gradients(objective, weights, prepared, self._stage.precision)
+            if len(at) == len(rows) == len(count):  # one example of each patient, all alike
+                return found
+            for name, gradients in found.items():
+                total.setdefault(name, gradients.new_zeros(len(count), *gradients.shape[1:]))
+                shared = gradients * share[at].view(-1, *[1] * (gradients.ndim - 1))
+                total[name].index_add_(0, patient_of_row[at], shared)
+        return total
+
+
+def example_gradients(objective: Objective, weights: Named, prepared: Alike, precision: str) -> Named:
+    """The gradient of each example's own loss, examples first.
+
+    Args:
+        weights: those that are trained, by name; the others stay as they are.
+        prepared: what ``objective.prepare`` made of examples that are alike.
+    """
+    alone = _Loss(objective)
+    device = next(iter(weights.values())).device
+
+    def loss_of_one(trained: Named, tensors: Named) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss: Tensor = functional_call(alone, trained, (prepared.of_one(tensors),))
+        return loss.float()
+
+    # Dropout is drawn for each example by itself. Of attention, vmap knows the plain form alone on a processor.
+    of_each = vmap(grad_and_value(loss_of_one), in_dims=(None, 0), randomness="different")
+    with sdpa_kernel(SDPBackend.MATH):
+        gradients, _ = of_each({f"objective.{name}": w.detach() for name, w in weights.items()}, prepared.tensors())
+    return {name.removeprefix("objective."): gradient for name, gradient in gradients.items()}
+
+
+class _Loss(nn.Module):
+    """An objective's loss as a module's call, which is what ``functional_call`` calls."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, prepared: Any) -> Tensor:
+        return self.objective.loss(prepared)
+
+
+def _trained(objective: Objective, take: Take) -> Named:
+    """The weights that a loss can reach: noise alone would carry the others away.
+
+    Asked of an example with everything there, so that it does not depend on what patients have.
+    """
+    blank = take(np.zeros(1, dtype=np.int64)).blank().to(next(objective.parameters()).device)
+    free = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
+    with torch.random.fork_rng():
+        loss = objective(blank, Generator().manual_seed(0))
+        found: Sequence[Tensor | None] = torch.autograd.grad(loss, list(free.values()), allow_unused=True)
+    return {name: weight for (name, weight), grad in zip(free.items(), found, strict=True) if grad is not None}
