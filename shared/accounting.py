@@ -14,7 +14,7 @@ import numpy as np
 from shared.knobs import knob
 
 PRV, RDP = "prv", "rdp"  # stated is PRV; RDP is the looser bound beside it. The GDP accountant is no bound at all.
-_ORDERS = [1 + x / 10 for x in range(1, 100)] + [*range(11, 64)] + [2.0**x for x in range(6, 16)]
+_ORDERS = [1 + x / 10 for x in range(1, 100)] + [*range(11, 64)] + [2.0**x for x in range(6, 11)]
 _PART = 200  # of ε: what PRV may lie above the truth
 _LEAST_ERROR = 5e-6  # times the root of the steps: some 4 million points of the privacy loss, a second's work
 _LARGEST = 500.0  # the exponential of a privacy loss must stay a number
@@ -37,8 +37,8 @@ class Release:
 def epsilon(history: Sequence[Release], delta: float, accountant: str = PRV) -> float:
     """The ε of all releases together at a δ, in whatever order they came; 0 for no release.
 
-    PRV (arXiv 2106.02848): an upper bound, above the truth by at most 1 % or 1e-5 times the root of the steps, whichever
-    is larger; beyond an ε of 500, which protects nobody, RDP's. RDP: arXiv 1908.10530.
+    PRV (arXiv 2106.02848): an upper bound, above the truth by at most 1 %, or 1e-5 times the root of the steps where
+    that is more; beyond an ε of 500, which protects nobody, RDP's. RDP: arXiv 1908.10530.
     """
     steps: Counter[tuple[float, float]] = Counter()
     for release in history:
@@ -51,8 +51,8 @@ def epsilon(history: Sequence[Release], delta: float, accountant: str = PRV) -> 
 def _epsilon(entries: tuple[Entry, ...], delta: float, accountant: str) -> float:
     with warnings.catch_warnings(), np.errstate(divide="ignore"):  # of log(1 - rate), rightly -inf at a rate of 1
         warnings.filterwarnings("ignore", "Optimal order is the")  # of the bound that PRV takes for its domain
-        loose = _rdp(entries, delta)
-        return loose if accountant == RDP or loose > _LARGEST else _prv(entries, delta, loose)
+        loose = max(_rdp(entries, delta), 0.0)  # below 0 where δ alone is enough
+        return loose if accountant == RDP or not 0.0 < loose <= _LARGEST else _prv(entries, delta, loose)
 
 
 def _rdp(entries: tuple[Entry, ...], delta: float) -> float:
