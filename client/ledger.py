@@ -164,11 +164,10 @@ def _own_key(connection: sqlite3.Connection) -> bytes:
 
 def _admit(folder: Path, connection: sqlite3.Connection, entry: Entry, limit: float) -> Entry:
     """The row to write: as it is there, or with the sum that it leads to; raises ``BudgetError``."""
-    before, settings = _entries(connection), read_settings(folder)
-    for known in before:
-        if known.identity == entry.identity:
-            return known
-    after = [*before, entry]
+    known = connection.execute("SELECT * FROM releases WHERE identity = ?", (entry.identity,)).fetchone()
+    if known is not None:
+        return Entry(*known)
+    after, settings = [*_entries(connection), entry], read_settings(folder)
     if entry.release is None:
         _check_open(entry, settings)
     else:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+STEP = int(os.environ.get("FEDRETINA_KILL_STEP", "4"))  # 1: every statement, minutes instead of seconds
+
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:

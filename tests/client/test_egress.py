@@ -63,7 +63,7 @@ from shared.metrics import empty_scores
 from shared.statistics import Statistics, Survey
 from shared.weights import Weights
 from simulation.grid import LocalGrid
-from tests.client.kills import folder_in_memory, in_a_process
+from tests.client.kills import STEP, folder_in_memory, in_a_process
 from tests.client.plans import StagePlan, follow
 from tests.factories import make_study, small_site
 from tests.memberships import keyed_site
@@ -349,7 +349,7 @@ def test_death_at_every_statement_of_sending(quick_north: Path) -> None:
     files = tuple(f"client/{name}.py" for name in ("node", "egress", "database"))
     coordinator, at_last = Coordinator(north), 0
     filled(north, 1)
-    for weights, step in ((UPDATE.weights, 1), ({}, 5)):  # the second one is withheld
+    for weights, step in ((UPDATE.weights, STEP), ({}, 5 * STEP)):  # the second one is withheld
         statement, ended = 0, False
         while not ended:
             answered(north, update_content(replace(UPDATE, weights=weights, loss=float(at_last))))
@@ -362,7 +362,7 @@ def test_death_at_every_statement_of_sending(quick_north: Path) -> None:
             assert set(coordinator.pushed) == set(recorded)
             assert len(recorded) == len(set(recorded)) == at_last + 2
             at_last, statement = at_last + 1, statement + step
-    assert at_last > 60  # statements
+    assert at_last * STEP > 60  # statements
     assert {row["kind"] for row in departures(north)} == {"error", "update", "withheld"}
 
 
