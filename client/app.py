@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -12,10 +13,14 @@ from flwr.clientapp import ClientApp
 
 from client import work
 from client.approvals import NotApprovedError
-from shared.errors import FedretinaError
+from shared.errors import FedretinaError, MessageError
 from shared.messages import (
     AWAITS_APPROVAL,
+    EVALUATE,
     FAILED_AT_SITE,
+    FINETUNE,
+    PRETRAIN,
+    SURVEY,
     Task,
     decode_task,
     error_reply,
@@ -36,22 +41,27 @@ def site_folder(context: Context) -> Path:
 
 
 def build_app(
-    folder_of: Callable[[Context], Path] = site_folder, accept: Callable[[Task], None] = lambda task: None
+    folder_of: Callable[[Context], Path] = site_folder,
+    admit: Callable[[Task], AbstractContextManager[None]] = lambda task: nullcontext(),
 ) -> ClientApp:
     """The ClientApp of a site.
 
     Args:
         folder_of: tells which folder a node serves.
-        accept: the site's gate, which raises for a task that the site has not approved; in a simulation everything is.
+        admit: what a task is done within: the site's gate and its ledger, which raise for what the site does not do or
+            let go. A simulation, from which nothing leaves, has neither.
     """
     app = ClientApp()
 
-    def handler(do: Callable[[Path, Task], RecordDict]) -> Handler:
+    def handler(stages: Sequence[str], do: Callable[[Path, Task], RecordDict]) -> Handler:
         def handle(message: Message, context: Context) -> Message:
             try:
                 task = decode_task(message.content)
-                accept(task)
-                return Message(do(folder_of(context), task), reply_to=message)
+                if task.stage not in stages:  # or one could train at the price of a survey
+                    raise MessageError("task.stage", f"must be one of {', '.join(stages)} here", value=task.stage)
+                with admit(task):
+                    content = do(folder_of(context), task)
+                return Message(content, reply_to=message)
             except FedretinaError as error:
                 log.error("%s", error)
                 folder = folder_of(context)  # how a hospital names its folders is its own affair
@@ -65,9 +75,9 @@ def build_app(
 
         return handle
 
-    app.query()(handler(lambda folder, task: survey_content(work.survey(folder, task))))
-    app.train()(handler(lambda folder, task: update_content(work.train_round(folder, task))))
-    app.evaluate()(handler(lambda folder, task: evaluation_content(work.evaluate_split(folder, task))))
+    app.query()(handler([SURVEY], lambda folder, task: survey_content(work.survey(folder, task))))
+    app.train()(handler([PRETRAIN, FINETUNE], lambda folder, task: update_content(work.train_round(folder, task))))
+    app.evaluate()(handler([EVALUATE], lambda folder, task: evaluation_content(work.evaluate_split(folder, task))))
     return app
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from shared.files import write_atomic
 from shared.keys import PrivateKey, PublicKey, is_signed, sign
 from shared.knobs import digest, from_json, to_json
 from shared.messages import Task
+from shared.privacy import PrivacyPlan
 
 APPROVED, REFUSED, REVOKED = "approved", "refused", "revoked"
 STUDIES, DECISIONS = "state/studies", "state/decisions"
@@ -44,6 +46,7 @@ class Decision:
         study_digest: of everything that a study says: model, inputs, rounds, privacy, features.
         code_digest: of the code that the site has installed and that will do it.
         rounds: largest number of training rounds in all.
+        max_epsilon: largest ε, at the study's δ, that all its releases here may come to; infinite without privacy.
         expires_at: ISO 8601, UTC.
     """
 
@@ -54,10 +57,18 @@ class Decision:
     rounds: int
     decided_at: str
     expires_at: str
+    max_epsilon: float = math.inf
 
     def content(self) -> bytes:
         """What the signature is over."""
-        return _SIGNED + json.dumps(asdict(self), sort_keys=True).encode()
+        return _SIGNED + json.dumps(self.plain(), sort_keys=True).encode()
+
+    def plain(self) -> dict[str, str | int | float]:
+        """As data that JSON can hold: without an infinite ε, as decisions were before there was any."""
+        said = asdict(self)
+        if math.isinf(self.max_epsilon):
+            del said["max_epsilon"]
+        return said
 
 
 def short(study_digest: str) -> str:
@@ -138,7 +149,13 @@ def asked_studies(folder: Path) -> dict[str, Study]:
 
 
 def decide(
-    folder: Path, key: PrivateKey, study: Study, verdict: str, days: int = 90, at: datetime | None = None
+    folder: Path,
+    key: PrivateKey,
+    study: Study,
+    verdict: str,
+    days: int = 90,
+    at: datetime | None = None,
+    max_epsilon: float | None = None,
 ) -> Decision:
     """Write a signed decision; an earlier one on the same study is replaced.
 
@@ -146,10 +163,15 @@ def decide(
         verdict: approved or refused.
         days: until the decision expires.
         at: now, unless a test says otherwise; in UTC.
+        max_epsilon: what all releases of the study may cost a patient here; None: what the study plans, and no more.
 
     Raises:
-        FedretinaError: an unreasonable number of days.
+        FedretinaError: an unreasonable number of days, or an ε to approve that is less than the study plans.
     """
+    planned = PrivacyPlan.of(study).epsilon if verdict == APPROVED else math.inf
+    if verdict == APPROVED and max_epsilon is not None and not planned <= max_epsilon:
+        shown = "no privacy" if math.isinf(planned) else planned
+        raise FedretinaError(f"ε that {study.name!r} plans", f"must be <= {max_epsilon:g} to be approved", value=shown)
     if not 1 <= days <= _LONGEST_DAYS:
         raise FedretinaError("days", f"must be >= 1 and <= {_LONGEST_DAYS}", value=days)
     now = at or datetime.now(UTC)
@@ -161,6 +183,7 @@ def decide(
         rounds=planned_rounds(study),
         decided_at=now.isoformat(timespec="seconds"),
         expires_at=(now + timedelta(days=days)).isoformat(timespec="seconds"),
+        max_epsilon=planned if max_epsilon is None else max_epsilon,
     )
     _write(folder, key, decision)
     return decision
@@ -180,7 +203,7 @@ def revoke(folder: Path, key: PrivateKey, study: Study) -> Decision:
 
 def _write(folder: Path, key: PrivateKey, decision: Decision) -> None:
     content = decision.content()
-    text = json.dumps({"decision": asdict(decision), "signature": sign(key, content).hex()}, indent=1)
+    text = json.dumps({"decision": decision.plain(), "signature": sign(key, content).hex()}, indent=1)
     write_atomic(folder / DECISIONS / f"{decision.study_digest}.json", text.encode())
 
 
@@ -219,7 +242,7 @@ def latest_approved(folder: Path, key: PublicKey) -> Study | None:
     return studies[max(approved, key=lambda decision: decision.decided_at).study_digest]
 
 
-def accept(folder: Path, key: PublicKey, task: Task, at: datetime | None = None) -> None:
+def accept(folder: Path, key: PublicKey, task: Task, at: datetime | None = None) -> Decision:
     """The site's gate: raises unless the site approved just this study, for just this code, for as long as now.
 
     Called before any data is opened.
@@ -236,6 +259,7 @@ def accept(folder: Path, key: PublicKey, task: Task, at: datetime | None = None)
     rounds = min(stages.get(task.stage, decision.rounds), decision.rounds)
     if task.rounds > rounds:
         raise NotApprovedError("task.rounds", f"must be <= {rounds}, as approved", value=task.rounds)
+    return decision
 
 
 def valid_approval(folder: Path, key: PublicKey, study: Study, at: datetime | None = None) -> Decision:
@@ -260,4 +284,8 @@ def valid_approval(folder: Path, key: PublicKey, study: Study, at: datetime | No
     if planned_rounds(study) > decision.rounds:
         rule = f"must be <= {decision.rounds}, as approved"
         raise NotApprovedError(f"rounds of {name}", rule, value=planned_rounds(study), remedy=review)
+    planned = PrivacyPlan.of(study).epsilon
+    if planned > decision.max_epsilon:
+        rule = f"must be <= {decision.max_epsilon:g}, as approved"
+        raise NotApprovedError(f"ε of {name}", rule, value=planned, remedy=review)
     return decision

@@ -18,6 +18,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
 from client.connection import Connection, RunEndedError, UnreachableError
+from client.egress import Egress
 from client.locking import holding
 from client.membership import Membership, read_membership
 from client.parcels import DONE, INBOX, OUTBOX, Parcel
@@ -45,14 +46,15 @@ def serve(folder: Path, stop: threading.Event) -> None:
     """
     membership = read_membership(folder)
     with _lock(folder):
-        worker, pause = _Worker(folder), _RETRY_S
+        worker, egress = _Worker(folder), Egress(folder, membership.key, membership.kit.site)
+        pause = _RETRY_S
         try:
             while not stop.is_set():
                 try:
                     with _connect(membership) as connection:
                         log.info("connected to %s as %s", membership.kit.address, membership.kit.site)
                         pause = _RETRY_S
-                        _take_part(folder, connection, worker, stop)
+                        _take_part(folder, connection, worker, egress, stop)
                 except UnreachableError as error:
                     pause = min(2 * pause, _LONGEST_PAUSE_S)
                     log.warning("%s; next attempt in %.0f s", error, pause)
@@ -75,12 +77,12 @@ def _lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _take_part(folder: Path, connection: Connection, worker: _Worker, stop: threading.Event) -> None:
+def _take_part(folder: Path, connection: Connection, worker: _Worker, egress: Egress, stop: threading.Event) -> None:
     inbox, outbox, poll_s = Parcel(folder / INBOX), Parcel(folder / OUTBOX), _POLL_S
     while not stop.is_set():
         try:
             if outbox.is_there:
-                _send(connection, inbox, outbox)
+                _send(connection, inbox, outbox, egress)
             elif inbox.is_there:
                 _work(connection, inbox, outbox, worker, stop)
             elif not connection.pull(inbox):
@@ -99,9 +101,11 @@ def _take_part(folder: Path, connection: Connection, worker: _Worker, stop: thre
             inbox.clear()
 
 
-def _send(connection: Connection, inbox: Parcel, outbox: Parcel) -> None:
+def _send(connection: Connection, inbox: Parcel, outbox: Parcel, egress: Egress) -> None:
+    """The only way on which what a task asked for leaves the site."""
     if inbox.is_there:
         connection.confirm(inbox)
+    egress.let_go(inbox, outbox)
     connection.push(outbox)
     log.info("sent reply %s, %d bytes", outbox.message_id[:12], outbox.size_bytes)
     inbox.clear()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from flwr.app import Message
+from flwr.app import Array, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -23,7 +24,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from shared.errors import CheckpointError, MessageError
-from shared.parts import assemble
+from shared.parts import assemble, skim
 
 INBOX, OUTBOX, LOG = "state/work/inbox", "state/work/outbox", "state/log/site.jsonl"
 DONE = "done"  # what the worker says when a reply is in the outbox
@@ -99,6 +100,22 @@ class Parcel:
         """
         contents = {part.object_id: self.read(part.object_id) for part in iterate_object_tree(self.tree)}
         return assemble(self.header(), contents, 2 * self.size_bytes + _SPARE_BYTES)
+
+    def skim(self, look: Callable[[Array], None] | None) -> Message:
+        """The message without what its arrays hold, which ``look``, if any, is shown one after the other.
+
+        Parts are not compared with their names here, but when they are sent: they are hashed once.
+
+        Raises:
+            CheckpointError: its frame is damaged.
+            MessageError: its parts do not make a message, or there are others beside them.
+        """
+        message, parts = skim(self.header(), lambda part: (self.folder / part).read_bytes(), look)
+        listed = {part.object_id for part in iterate_object_tree(self.tree)}
+        kept = {file.name for file in self.folder.iterdir()}
+        if not parts == listed == kept - {_MESSAGE, _TREE}:
+            raise MessageError("message", "must have the parts of which it is made, and no others")
+        return message
 
     def header(self) -> Message:
         """The message without its content, to reply to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import textwrap
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,19 +16,22 @@ from shared.code import code_digest
 from shared.config import CLINICAL, IR, OCT, CodeFeature, NumericFeature, SimCLR, Stage, Study
 from shared.keys import PublicKey
 from shared.knobs import Tree, digest
+from shared.messages import STAGES
 from shared.metrics import BINS
+from shared.privacy import PrivacyPlan
 
 _WIDTH = 110
 _SCANS = {OCT: "OCT B-scans", IR: "infrared scans"}
 _ABSENT = "not there"
 
 
-def review(study: Study, standing: str, previous: Study | None) -> list[str]:
+def review(study: Study, standing: str, previous: Study | None, budget: str = "") -> list[str]:
     """The lines to read before a decision.
 
     Args:
         standing: what the site decided so far, in words.
         previous: the study that was approved last, where there is one.
+        budget: what the site's privacy ledger states and would state after the study, in words.
     """
     sections = {
         f"Study {study.name}": [
@@ -38,6 +42,7 @@ def review(study: Study, standing: str, previous: Study | None) -> list[str]:
         "What it does here": _deeds(study),
         "What it reads": _inputs(study),
         "What leaves the site": _leaves(study),
+        "What it costs of the patients' privacy": [*_privacy(study), *([budget] if budget else [])],
         "What it cannot do": _bounds(study),
         "Changes since the study that was approved last": _compared(previous, study),
     }
@@ -193,11 +198,24 @@ def _leaves(study: Study) -> list[str]:
     if study.finetune.site_intercept:
         leaves.append("the site's own intercept stays here")
     leaves.append("with each message the name of the site and the seconds that it took; or the reason of a failure")
-    leaves.append(
-        "weights can reveal something of the data that they were trained on; this study adds no noise against that "
-        "(no differential privacy)"
-    )
     return leaves
+
+
+def _privacy(study: Study) -> list[str]:
+    """What can be learned of one patient, and what bounds it."""
+    plan = PrivacyPlan.of(study)
+    if math.isinf(plan.epsilon):
+        return [
+            "no bound: weights can reveal something of the data that they were trained on; this study adds no noise "
+            "against that (no differential privacy)"
+        ]
+    bare = [stage for stage in STAGES if plan.release_of(stage) is None]
+    costs = [
+        f"ε = {plan.epsilon:.3g} at δ = {plan.delta:g} for each patient, with all visits, over all noised messages of "
+        "the study: whatever is seen is at most e^ε times as likely with the patient as without, but for a chance δ",
+        "more than that is refused here, however often the coordinator asks (approve --max-epsilon sets another limit)",
+    ]
+    return costs + [f"no bound for what leaves in {stage}: it is not noised" for stage in bare]
 
 
 def _bounds(study: Study) -> list[str]:

@@ -24,6 +24,17 @@ class SiteSettings:
         ge=3,
         le=100,
     )
+    epsilon_cap: float = knob(
+        10.0, "largest epsilon that all studies together may spend of a patient's privacy here, ever", ge=0.0
+    )
+    delta_cap: float = knob(
+        1e-5, "delta at which that epsilon is stated; a study that plans a larger one is refused", gt=0.0, lt=1.0
+    )
+    releases: str = knob(
+        "any",
+        "any: what an approved study asks for may leave; private: only what its privacy plan noises",
+        choices=["any", "private"],
+    )
     threads: int = knob(0, "processor threads to train with; 0: as many as there are", ge=0, le=1024)
 
 

@@ -33,6 +33,7 @@ class SiteStore:
     """One site's data for one study.
 
     Attributes:
+        subjects: (S,) the patients of the site, in order.
         scans: per image modality, pixel rows (P,) of the P eyes at a visit; ``scan_subjects`` their patients,
             ``scan_splits`` their splits.
         case_scans: per image modality, pixel rows (N, K) of the N labelled cases.
@@ -43,7 +44,7 @@ class SiteStore:
     name: str
     settings: SiteSettings
     pixels: Pixels | None
-    patients: int
+    subjects: NDArray[np.int64]
     scans: dict[str, Rows]
     scan_subjects: NDArray[np.int64]
     scan_splits: NDArray[np.object_]
@@ -137,7 +138,7 @@ class SiteStore:
         known = np.where(present, values, 0.0)
         table = None if self.pixels is None else self.pixels.table["modality"]
         return Survey(
-            patients=self.patients,
+            patients=len(self.subjects),
             oct_scans=0 if table is None or "oct" not in self.scans else int((table == "OCT").sum()),
             ir_scans=0 if table is None or "ir" not in self.scans else int((table == "IR").sum()),
             quarantined=0 if self.pixels is None else len(self.pixels.quarantined),
@@ -212,7 +213,7 @@ def open_store(path: Path, study: Study) -> SiteStore:
         name=dataset.site,
         settings=settings,
         pixels=pixels,
-        patients=len(set(events["subject_id"]) | set(index["subject_id"])),
+        subjects=np.union1d(events["subject_id"].to_numpy(np.int64), index["subject_id"].to_numpy(np.int64)),
         scans=scans,
         scan_subjects=scan_subjects,
         scan_splits=scan_splits,

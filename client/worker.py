@@ -10,12 +10,15 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
 from client.app import SITE, build_app
-from client.approvals import NotApprovedError, accept
+from client.approvals import Decision, NotApprovedError, accept
+from client.ledger import accounted
 from client.membership import own_key
 from client.parcels import DONE, INBOX, LOG, OUTBOX, Parcel
 from client.site import read_settings
@@ -31,17 +34,6 @@ def work(folder: Path) -> None:
     """Answer the message in the inbox."""
     inbox, outbox = Parcel(folder / INBOX), Parcel(folder / OUTBOX)
 
-    asked: list[Task] = []
-
-    def gate(task: Task) -> None:
-        asked.append(task)
-        try:
-            key = own_key(folder).public_key()
-        except KeyFileError as error:  # it names folders of the hospital
-            log.error("%s", error)
-            raise NotApprovedError("key of the site", "must be usable", remedy="The site's log says more.") from None
-        accept(folder, key, task)
-
     try:
         message = inbox.load()
     except CheckpointError as error:
@@ -53,14 +45,24 @@ def work(folder: Path) -> None:
         outbox.store(error_reply(inbox.header(), error.for_others()))
         return
     context = Context(inbox.run_id, message.metadata.dst_node_id, {SITE: str(folder)}, RecordDict(), {})
-    reply = build_app(accept=gate)(message, context)
-    if reply.has_content():
-        try:
-            gate(asked[0])  # the approval may have been taken back, or have expired, during the work
-        except NotApprovedError as error:
-            log.error("%s", error)
-            reply = error_reply(message, error.for_others())
-    outbox.store(reply)
+    outbox.store(build_app(admit=lambda task: _admitted(folder, task))(message, context))
+
+
+@contextmanager
+def _admitted(folder: Path, task: Task) -> Iterator[None]:
+    """What is done in the block was approved, and what comes of it is in the ledger."""
+    with accounted(folder, task, _gate(folder, task).max_epsilon):
+        yield
+        _gate(folder, task)  # the approval may have been taken back, or have expired, during the work
+
+
+def _gate(folder: Path, task: Task) -> Decision:
+    try:
+        key = own_key(folder).public_key()
+    except KeyFileError as error:  # it names folders of the hospital
+        log.error("%s", error)
+        raise NotApprovedError("key of the site", "must be usable", remedy="The site's log says more.") from None
+    return accept(folder, key, task)
 
 
 def main() -> None:

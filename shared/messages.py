@@ -24,7 +24,8 @@ from shared.statistics import Statistics, Survey, numeric_names
 from shared.weights import Weights
 
 PROTOCOL = 1
-STAGES = ("survey", "pretrain", "finetune", "evaluate")
+SURVEY, PRETRAIN, FINETUNE, EVALUATE = "survey", "pretrain", "finetune", "evaluate"
+STAGES = (SURVEY, PRETRAIN, FINETUNE, EVALUATE)
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the names that Flower's strategies expect
 EXAMPLES = "num-examples"  # the weight by which Flower's strategies average
 _PIECE, _PIECE_BYTES = "safetensors", 10 * 2**20  # two of the chunks in which Flower sends arrays
@@ -284,6 +285,53 @@ def _decode_pieces(pieces: Iterable[tuple[str, Array]]) -> Weights:
                 raise MessageError(f"weights {name}", "must be finite")
             weights[name] = array
     return weights
+
+
+Form = tuple[str, tuple[int, ...]]  # dtype and shape of a tensor
+
+
+def piece_forms(piece: Array) -> dict[str, Form]:
+    """Names and forms of the tensors in one piece of weights.
+
+    Raises:
+        MessageError: what is not finite tensors of floats, or holds anything besides.
+    """
+    found = _decode_pieces([("piece", piece)])
+    if piece != _to_piece(found):
+        raise MessageError("weights", "must be tensors, as encoded here, and nothing besides")
+    return {name: (str(array.dtype), array.shape) for name, array in found.items()}
+
+
+def check_reply(content: RecordDict, task: Task, site: str) -> str:
+    """The kind of a reply, which says what its task asks for, in our own words, and nothing besides.
+
+    Every reply is decoded and encoded again: what does not come out as it went in has no place in a message.
+
+    Args:
+        content: without what its arrays hold; these are checked by ``piece_forms``.
+
+    Raises:
+        MessageError: it is something else, or of another site, stage or round.
+    """
+    arrays = content.array_records.get(ARRAYS)
+    if arrays is not None:
+        if list(arrays) != [f"{place:06d}" for place in range(len(arrays))]:
+            raise MessageError("reply: arrays", "must be pieces in order")
+        content = RecordDict({**content, ARRAYS: ArrayRecord()})
+    if task.stage == SURVEY:
+        survey = decode_survey(content, task.study)
+        kind, again, said = "survey", survey_content(survey), (survey.site, SURVEY, task.round)
+    elif task.stage == EVALUATE:
+        evaluation = decode_evaluation(content)
+        kind, again, said = "evaluation", evaluation_content(evaluation), (evaluation.site, EVALUATE, task.round)
+    else:
+        update = decode_update(content, {})
+        kind, again, said = "update", update_content(update), (update.site, update.stage, update.round)
+    if dict(again) != dict(content):
+        raise MessageError("reply", "must hold its records and fields, and nothing besides")
+    if said != (site, task.stage, task.round):
+        raise MessageError("reply", "must be of this site, and of the stage and round of its task", value=said)
+    return kind
 
 
 def _score_metrics(scores: Scores) -> dict[str, MetricRecordValues]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from flwr.app import Array, Message, RecordDict
@@ -30,22 +32,68 @@ def assemble(header: Message, parts: dict[str, bytes], limit_bytes: int) -> Mess
     Raises:
         MessageError: parts that are missing, of other kinds, no parts at all, or too large together.
     """
-    try:
+    with _refusing():
         size = sum(_size_bytes(part, parts) for part in parts.values())
         if size > limit_bytes:
             raise MessageError("message", f"must take at most {limit_bytes} bytes", value=size)
-        whole = inflate_object_from_contents(header.metadata.message_id, parts, objects=_take_arrays(parts))
-        if not isinstance(whole, Message):
-            raise TypeError(f"a {type(whole).__name__}")
-        if whole.has_error():
-            return make_message(metadata=header.metadata, error=whole.error)
-        if not isinstance(whole.content, RecordDict):
-            raise TypeError(f"a message of {type(whole.content).__name__}")
-        return make_message(metadata=header.metadata, content=whole.content)
+        return _whole(header, parts, _take_arrays(parts))
+
+
+def skim(
+    header: Message, read: Callable[[str], bytes], look: Callable[[Array], None] | None
+) -> tuple[Message, set[str]]:
+    """A message without what its arrays hold, and the names of all parts of which it is made.
+
+    Args:
+        header: the message without its content.
+        read: the part of a name.
+        look: is shown the arrays, one after the other: no more than one of them is in memory. None: they are not read.
+
+    Raises:
+        MessageError: parts that are missing, of other kinds, or no parts at all; or raised by ``look``.
+    """
+    with _refusing():
+        parts: dict[str, bytes] = {}
+        hollow: dict[str, InflatableObject] = {}
+        names, waiting = set[str](), [header.metadata.message_id]
+        while waiting:
+            name = waiting.pop()
+            if name in names:
+                continue
+            names.add(name)
+            part = read(name)
+            kind, children = _head(part)
+            if kind != Array.__qualname__:
+                parts[name] = part
+                waiting += children
+                continue
+            names.update(children)
+            hollow[name] = Array("uint8", (0,), "", b"")
+            if look is not None:
+                array = inflate_object_from_contents(name, {name: part, **{piece: read(piece) for piece in children}})
+                look(cast(Array, array))
+        return _whole(header, parts, hollow), names
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
     except MessageError:
         raise
     except Exception as error:  # Flower fails in a dozen ways on parts that it did not make
         raise MessageError("message", "must be put together from its parts", value=type(error).__name__) from None
+
+
+def _whole(header: Message, parts: dict[str, bytes], arrays: dict[str, InflatableObject]) -> Message:
+    whole = inflate_object_from_contents(header.metadata.message_id, parts, objects=arrays)
+    if not isinstance(whole, Message):
+        raise TypeError(f"a {type(whole).__name__}")
+    if whole.has_error():
+        return make_message(metadata=header.metadata, error=whole.error)
+    if not isinstance(whole.content, RecordDict):
+        raise TypeError(f"a message of {type(whole.content).__name__}")
+    return make_message(metadata=header.metadata, content=whole.content)
 
 
 def _take_arrays(parts: dict[str, bytes]) -> dict[str, InflatableObject]:

@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
-from client.cli.options import HERE, Site
+from client.cli.options import DIR, HERE, AsJson, Folder, Site
 from client.presets import FEATURES, MAPPINGS, TASKS, find_preset
 
 data = typer.Typer()
-Folder = Annotated[Path, typer.Argument(metavar="[DIR]", show_default=False)]
-_DIR = "DIR: the site folder. None: the present one."
 
 
 @data.command(epilog="DIR: the folder to make.")
@@ -86,7 +84,7 @@ def label(
         typer.echo(line)
 
 
-@data.command(epilog=_DIR)
+@data.command(epilog=DIR)
 def check(
     folder: Folder = HERE,
     images: Annotated[bool, typer.Option("--images", help="Decode every scan as well.")] = False,
@@ -111,8 +109,8 @@ def check(
     raise typer.Exit(result.exit_code)
 
 
-@data.command(epilog=_DIR)
-def doctor(folder: Folder = HERE, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+@data.command(epilog=DIR)
+def doctor(folder: Folder = HERE, as_json: AsJson = False) -> None:
     """Looks for what keeps this site from working, and says how to mend it; changes nothing."""
     from client.doctor.diagnosis import as_json as written
     from client.doctor.diagnosis import diagnose, print_table

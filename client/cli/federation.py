@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.cli.options import HERE, Site
+from client.cli.options import DIR, HERE, AsJson, Folder, Site
 
 if TYPE_CHECKING:
     from shared.config import Study
@@ -56,11 +58,13 @@ def review(study: StudyName = "", folder: Site = HERE) -> None:
     from client.approvals import latest_approved, short
     from client.review import review as explain
     from client.review import standing
+    from client.spending import outlook
     from shared.knobs import digest
 
     key, found = _key_and_study(folder, study)
     public = key.public_key()
-    for line in explain(found, standing(folder, public, found), latest_approved(folder, public)):
+    decided, previous = standing(folder, public, found), latest_approved(folder, public)
+    for line in explain(found, decided, previous, outlook(folder, found)):
         typer.echo(line)
     typer.echo(f"\nNext: fedretina site approve {short(digest(found))} --site {folder}, or refuse")
 
@@ -70,17 +74,22 @@ def approve(
     study: StudyName = "",
     folder: Site = HERE,
     days: Annotated[int, typer.Option(help="For how long, in days.", min=1, max=3660)] = 90,
+    max_epsilon: Annotated[
+        float | None,
+        typer.Option(help="Most privacy that it may cost a patient here.", show_default="what the study plans"),
+    ] = None,
 ) -> None:
     """Lets a study be done here, exactly as it is, by the code that is installed now."""
     from client.approvals import APPROVED, decide, short
     from client.review import printable
 
     key, found = _key_and_study(folder, study)
-    decision = decide(folder, key, found, APPROVED, days)
+    decision = decide(folder, key, found, APPROVED, days, max_epsilon=max_epsilon)
+    privacy = "" if math.isinf(decision.max_epsilon) else f"ε <= {decision.max_epsilon:.4g}, "
     typer.echo(
         printable(
             f"approved {found.name} {short(decision.study_digest)} for code {short(decision.code_digest)}: "
-            f"{decision.rounds} training rounds, until {decision.expires_at[:10]}"
+            f"{decision.rounds} training rounds, {privacy}until {decision.expires_at[:10]}"
         )
     )
     typer.echo(f"Next: fedretina site start --site {folder}, unless it runs; revoke takes the approval back.")
@@ -128,6 +137,32 @@ def start(
     log_to(folder / LOG, verbose)
     log_to(verbose=verbose)
     serve(folder, stop)
+
+
+@federation.command("ledger", epilog=DIR)
+def ledger_(folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """Says how much of its patients' privacy this site has spent, on which studies, and how much is left."""
+    from client.spending import print_statement, statement
+
+    stated = statement(folder)
+    if as_json:
+        typer.echo(json.dumps(stated, indent=1, ensure_ascii=False))
+    else:
+        print_statement(stated)
+
+
+@federation.command(epilog=DIR)
+def audit(folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """Says what left this site, when and how much, and whether the record of it is whole. Exit code 1: it is not."""
+    from client.departures import audit as look
+    from client.departures import print_audit
+
+    found = look(folder)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        print_audit(found)
+    raise typer.Exit(1 if found["faults"] else 0)
 
 
 def _key_and_study(folder: Path, name: str) -> tuple[PrivateKey, Study]:

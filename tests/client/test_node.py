@@ -124,11 +124,14 @@ def worker_program(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
 ANSWERS = """
 from pathlib import Path
 from client.parcels import INBOX, OUTBOX, Parcel
-from flwr.app import Message, RecordDict
+from flwr.app import Message
+from shared.messages import SurveyReply, survey_content
+from shared.statistics import Survey
 folder = Path(sys.argv[1])
+survey = SurveyReply("north", Survey(counts=(0, 0), sums=(0.0, 0.0), squares=(0.0, 0.0)))
 for _ in sys.stdin:
     (folder / "asked").open("a").write("x")
-    Parcel(folder / OUTBOX).store(Message(RecordDict(), reply_to=Parcel(folder / INBOX).load()))
+    Parcel(folder / OUTBOX).store(Message(survey_content(survey), reply_to=Parcel(folder / INBOX).load()))
     print("done", flush=True)
 """
 

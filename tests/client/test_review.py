@@ -67,7 +67,7 @@ def test_a_study_that_only_pretrains_sends_no_scores() -> None:
 
 
 def test_it_says_that_there_is_no_differential_privacy() -> None:
-    assert "no differential privacy" in section(STUDY, "What leaves the site")
+    assert "no differential privacy" in section(STUDY, "What it costs of the patients' privacy")
 
 
 # Changes

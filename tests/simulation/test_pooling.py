@@ -45,7 +45,7 @@ def test_pooled_site_has_every_patient_case_and_scan_with_its_split(tmp_path: Pa
     sites = written(tmp_path / "sites", tables())
     pooled = open_store(pool_sites(sites, tmp_path / "pooled"), STUDY)
     stores = [open_store(site, STUDY) for site in sites]
-    assert pooled.patients == sum(store.patients for store in stores) == 30
+    assert len(pooled.subjects) == sum(len(store.subjects) for store in stores) == 30
 
     def cases(store: object) -> pd.DataFrame:
         names = ("case_subjects", "case_times", "labels", "case_splits")
@@ -97,7 +97,7 @@ def test_splits_that_a_site_fixed_by_hand_hold_in_the_pool(tmp_path: Path) -> No
 def test_site_without_scans_can_be_pooled(tmp_path: Path) -> None:
     sites = written(tmp_path / "sites", [small_site("north"), small_site("records", first=101, modalities=[])])
     pooled = open_store(pool_sites(sites, tmp_path / "pooled"), STUDY)
-    assert pooled.patients == 24
+    assert len(pooled.subjects) == 24
 
 
 def test_pool_is_made_once(tmp_path: Path) -> None:
