@@ -24,6 +24,17 @@ class SiteSettings:
         ge=3,
         le=100,
     )
+    audit: str = knob(
+        "off",
+        "attack each fine-tuning update before it leaves, and warn in the log or withhold it when patients can be told",
+        choices=["off", "warn", "veto"],
+    )
+    audit_tpr_limit: float = knob(
+        0.1,
+        "largest lower bound of the share of patients that an attack finds at 1 % false alarms, with which to pass",
+        gt=0.0,
+        lt=1.0,
+    )
     threads: int = knob(0, "processor threads to train with; 0: as many as there are", ge=0, le=1024)
 
 
@@ -37,7 +48,10 @@ def read_settings(folder: Path) -> SiteSettings:
     if not file.exists():
         return SiteSettings()
     try:
-        return load(SiteSettings, yaml.safe_load(file.read_text(encoding="utf-8")) or {}, "site.yaml: ")
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if isinstance(settings, dict) and settings.get("audit") is False:
+            settings["audit"] = "off"  # which YAML reads as no
+        return load(SiteSettings, settings, "site.yaml: ")
     except yaml.YAMLError as error:
         raise SiteError(str(file), "must be valid YAML", value=str(error).splitlines()[0]) from None
     except FedretinaError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from client.audit.gate import Gate, NoGate, open_gate
 from client.evaluation import evaluate, fit_intercept
 from client.optimizers import build_optimizer
 from client.splits import HELD_OUT, TRAIN, TUNING
@@ -41,16 +42,19 @@ def train_round(folder: Path, task: Task) -> Update:
     device, objective = _prepare(store, task)
     seed = derive_seed(study.seed, task.stage, task.round, store.name)
     tuning, take, stage = empty_scores(), _taker(store, task.stage, seed), _stage(study, task.stage)
+    gate: Gate = NoGate()
     if isinstance(objective, SupervisedObjective):
         store.check_trainable()
         rows = store.rows_of_cases(TRAIN)
         _own_intercept(objective, store, task, device)
         tuning = evaluate(objective.model, store, TUNING, device)
+        gate = open_gate(objective.model, store, device)
     else:
         store.check_pretrainable()
         rows = store.rows_of_scans(TRAIN)
     optimizer = build_optimizer(objective, study, stage)
     trained = train(objective, rows, take, stage, optimizer, seed, task.round, device)
+    gate.check()  # before anything of this round can leave
     seconds = time.perf_counter() - started
     return Update(
         site=store.name,

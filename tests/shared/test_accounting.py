@@ -40,6 +40,8 @@ def test_the_looser_bound_is_not_below_the_stated_one() -> None:
 def test_nothing_released_costs_nothing_and_every_release_costs_more() -> None:
     once = [Release(2.0, 0.1, 10)]
     assert epsilon([], DELTA) == 0.0
-    assert epsilon(once, DELTA) < epsilon([*once, *once], DELTA) == pytest.approx(
-        epsilon([Release(2.0, 0.1, 20)], DELTA), rel=1e-3
+    assert (
+        epsilon(once, DELTA)
+        < epsilon([*once, *once], DELTA)
+        == pytest.approx(epsilon([Release(2.0, 0.1, 20)], DELTA), rel=1e-3)
     )
