@@ -65,6 +65,7 @@ def _attack(attack: Strength) -> dict[str, Any]:
                 "found": _rounded(rate.found),
                 "interval": [_rounded(rate.low), _rounded(rate.high)],
                 "false_alarms": rate.false_alarms,
+                "chance": _rounded(rate.chance),
             }
             for asked, rate in rates
         },

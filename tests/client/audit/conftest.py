@@ -1,4 +1,4 @@
-"""The sites of noise, made once."""
+"""The sites of chance, made once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.audit.sites import noise_site
-
-PATIENTS = 200
+from tests.client.audit.sites import chance_site
 
 
 @pytest.fixture(scope="session")
 def north(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site whose patients train; read it, do not change it."""
-    return noise_site(tmp_path_factory.mktemp("sites") / "north", PATIENTS)
+    return chance_site(tmp_path_factory.mktemp("sites") / "north")
 
 
 @pytest.fixture(scope="session")
 def south(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site of the same kind with other patients."""
-    return noise_site(tmp_path_factory.mktemp("sites") / "south", PATIENTS, seed=5)
+    return chance_site(tmp_path_factory.mktemp("sites") / "south", seed=5)

@@ -21,18 +21,16 @@ from server.study import run_study
 from shared.config import Study
 from shared.errors import SiteError
 from shared.messages import Task
-from shared.statistics import Statistics
 from shared.weights import Weights
 from simulation.grid import LocalGrid
-from tests.client.audit.sites import initial, noise_study
+from tests.client.audit.sites import initial, narrow_study, neutral, overfit_study
 
-OVERFIT = noise_study()
-NARROW = noise_study({"model.clinical": {"hidden": [], "dropout": 0.0}, "finetune.epochs": 1.0}, inputs=3)  # no room
+OVERFIT, NARROW = overfit_study(), narrow_study()
 Sites = Callable[[SiteStore], SiteStore]
 
 
 def update_of(site: Path, study: Study) -> Weights:
-    return work.train_round(site, Task(study, "finetune", 1, 1, "", Statistics.neutral(study), initial(study))).weights
+    return work.train_round(site, Task(study, "finetune", 1, 1, "", neutral(study), initial(study))).weights
 
 
 @pytest.fixture
