@@ -114,13 +114,13 @@ def _redraw(objective: SupervisedObjective, cases: Cases, generator: Generator, 
     parameters = [p for p in objective.parameters() if p.requires_grad]
 
     def gradient_of(images: Tensor) -> list[Tensor]:
-        parts = dict(zip(places, images.split(counts), strict=True))
+        parts = dict(zip(places, torch.split(images, counts), strict=True))
         return gradient(_loss(objective, _with_images(cases, parts)), parameters, again=True)
 
     with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be differentiated twice
         sent = gradient(_loss(objective, cases), parameters)
         found = invert(gradient_of, sent, (sum(counts), height, width), steps, _SMOOTHNESS, generator)
-    return dict(zip(places, found.cpu().split(counts), strict=True))
+    return dict(zip(places, torch.split(found.cpu(), counts), strict=True))
 
 
 def _loss(objective: SupervisedObjective, cases: Cases) -> Tensor:

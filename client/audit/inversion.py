@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional
 
 Gradient = Sequence[Tensor]
@@ -72,10 +72,9 @@ def input_of_linear(weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor:
     return weight_gradient[row] / bias_gradient[row]
 
 
-def gradient(loss: Tensor, parameters: Sequence[nn.Parameter], again: bool = False) -> list[Tensor]:
+def gradient(loss: Tensor, weights: Sequence[Tensor], again: bool = False) -> list[Tensor]:
     """The gradient of a loss; zero for what it does not depend on. ``again``: can be differentiated itself."""
-    found = torch.autograd.grad(loss, parameters, create_graph=again, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return list(torch.autograd.grad(loss, weights, create_graph=again, allow_unused=True, materialize_grads=True))
 
 
 def like_original(found: Tensor, original: Tensor) -> Tensor:

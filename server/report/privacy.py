@@ -83,9 +83,9 @@ def _sent(study: Study) -> dict[str, str]:
     twice = ", and of tuning patients once more" if study.finetune.select == "best" else ""
     sent = {
         "survey": "numbers of patients, scans, labelled cases and cases with the outcome; "
-        f"number, sum and sum of squares of {features} clinical inputs",
+        f"number, sum and sum of squares of {features} numeric clinical inputs",
         "pretrain": learned,
-        "finetune": f"{learned}{f'; of tuning patients {scores}' if study.splits.tuning else ''}",
+        "finetune": f"{learned}{f'; of tuning patients, {scores}' if study.splits.tuning else ''}",
         "evaluate": f"of held-out patients{twice}, {scores}",
     }
     return {
@@ -125,7 +125,7 @@ def points(privacy: Privacy) -> Iterator[tuple[str, str]]:
     yield "Adjacency", ADJACENCY
     yield (
         "\u03b5 (epsilon)",
-        f"{_number(privacy.epsilon)}, planned for the whole study at one hospital, by the PRV accountant",
+        f"{_number(privacy.epsilon)}, planned for the whole study at one hospital, by the PRV accountant.",
     )
     yield "\u03b4 (delta)", _number(privacy.delta)
     yield "\u03b5 by the looser RDP accountant", _number(privacy.epsilon_rdp)
@@ -141,7 +141,7 @@ def points(privacy: Privacy) -> Iterator[tuple[str, str]]:
     yield "Random source", RANDOM_SOURCE
     yield (
         "Spent",
-        "what a hospital really spent, over all studies, stands in its own ledger: fedretina site ledger",
+        "What a hospital really spent, over all studies, stands in its own ledger: fedretina site ledger.",
     )
 
 

@@ -276,7 +276,9 @@ def test_what_left_the_hospitals_is_counted(tmp_path: Path, privacy: dict[str, A
     ]
     html = report(tmp_path, MINIMAL | {"privacy": privacy}, rounds)
     section = html[html.index('id="privacy"') : html.index("What did not work")]
-    rows = re.findall(r"<tr><th scope=\"row\">([^<]*)</th><td>(\d+)</td><td>(\d+)</td><td[^>]*>([^<]*)<", section)
+    rows = re.findall(
+        r"<tr><th scope=\"row\" class=\"whole\">([^<]*)</th><td>(\d+)</td><td>(\d+)</td><td[^>]*>([^<]*)<", section
+    )
     noise = "\u03c3 1.875" if privacy["stages"] else "none, exact"
     assert rows == [
         ("Survey", "2", "2", "none, exact"),
