@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from client.cli import site
+from client.cli import audit_model, site
 from server.cli import coordinator, report
 from shared.errors import FedretinaError
 from simulation.cli import compare, compose_study, rehearse, simulate
@@ -26,6 +26,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(rehearse)
 app.command()(report)
 app.command()(compare)
+app.command()(audit_model)
 
 
 @app.callback()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.audit.gate import Gate, NoGate, open_gate
 from client.counts import noised_fraction, noised_scores, noised_survey
 from client.evaluation import evaluate, fit_intercept, predict
 from client.gradients import BatchGradients, Gradients, Take
@@ -46,6 +47,9 @@ class Privacy(Protocol):
     def tuning(self, model: MultimodalModel, device: torch.device) -> Scores:
         """Scores of the weights of a round as they came."""
 
+    def gate(self, model: MultimodalModel, device: torch.device) -> Gate:
+        """What an update passes before it leaves, given the weights with which the round begins."""
+
     def scores(self, model: MultimodalModel, split: str, device: torch.device) -> Scores:
         """Scores of the weights to evaluate."""
 
@@ -71,6 +75,9 @@ class NoPrivacy:
 
     def tuning(self, model: MultimodalModel, device: torch.device) -> Scores:
         return evaluate(model, self._store, TUNING, device)
+
+    def gate(self, model: MultimodalModel, device: torch.device) -> Gate:
+        return open_gate(model, self._store, device)
 
     def scores(self, model: MultimodalModel, split: str, device: torch.device) -> Scores:
         return evaluate(model, self._store, split, device)
@@ -120,6 +127,10 @@ class PatientDPSGD:
 
     def tuning(self, model: MultimodalModel, device: torch.device) -> Scores:
         return empty_scores()
+
+    def gate(self, model: MultimodalModel, device: torch.device) -> Gate:
+        """None: ε bounds what an attack can find, and to withhold an update would tell what no budget paid for."""
+        return NoGate()
 
     def scores(self, model: MultimodalModel, split: str, device: torch.device) -> Scores:
         release = self._plan.release_of("evaluate")

@@ -35,6 +35,17 @@ class SiteSettings:
         "any: what an approved study asks for may leave; private: only what its privacy plan noises",
         choices=["any", "private"],
     )
+    audit: str = knob(
+        "off",
+        "attack each fine-tuning update before it leaves, and warn in the log or withhold it when patients can be told",
+        choices=["off", "warn", "veto"],
+    )
+    audit_tpr_limit: float = knob(
+        0.1,
+        "largest lower bound of the share of patients that an attack finds at 1 % false alarms, with which to pass",
+        gt=0.0,
+        lt=1.0,
+    )
     threads: int = knob(0, "processor threads to train with; 0: as many as there are", ge=0, le=1024)
 
 

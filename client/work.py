@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from client.audit.gate import Gate, NoGate
 from client.optimizers import build_optimizer
 from client.privacy import Privacy, privacy_of
 from client.splits import HELD_OUT, TRAIN, TUNING
@@ -40,17 +41,20 @@ def train_round(folder: Path, task: Task) -> Update:
     privacy = privacy_of(folder, store, task)
     device, objective = _prepare(store, task)
     tuning, take, stage = empty_scores(), _taker(store, task.stage, privacy.seed), _stage(study, task.stage)
+    gate: Gate = NoGate()
     if isinstance(objective, SupervisedObjective):
         privacy.check_trainable()
         rows, subjects = store.rows_of_cases(TRAIN), store.case_subjects
         _own_intercept(objective, privacy, task, device)
         tuning = privacy.tuning(objective.model, device)
+        gate = privacy.gate(objective.model, device)
     else:
         store.check_pretrainable()
         rows, subjects = store.rows_of_scans(TRAIN), store.scan_subjects
     optimizer = build_optimizer(objective, study, stage)
     gradients = privacy.gradients(take, subjects, stage, device)
     trained = train(objective, rows, gradients, stage, optimizer, privacy.seed, task.round, device)
+    gate.check()  # before anything of this round can leave
     seconds = time.perf_counter() - started
     return Update(
         site=store.name,

@@ -10,26 +10,21 @@ from client.check import words
 from client.check.faults import faults_for_others
 from client.check.result import CheckResult
 from client.check.suppression import Cell, Shown, share
+from shared.pages import render_page
 
 _EYES = (("R", "right"), ("L", "left"))
 
 
 def render(result: CheckResult, checked_on: date) -> str:
     """The page as HTML: no script, nothing from elsewhere; the same check gives the same bytes."""
-    import jinja2  # slow to import: only a page pays for it
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    room = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    for say in (words.count, words.most, words.percent, words.number, words.between, words.years, words.capital):
-        room.filters[say.__name__] = say
-    room.filters["bar"] = bar
     figures, faults = result.figures, faults_for_others(result.faults)
     devices = [
         (cell.name, device) for cell in reversed(figures.scans.group("modality")) for device in cell.group("device")
     ]
-    return room.get_template("page.html.j2").render(
+    say = (words.count, words.most, words.percent, words.number, words.between, words.years, words.capital, bar)
+    return render_page(
+        Path(__file__).parent,
+        say,
         result=result,
         figures=figures,
         verdict=words.VERDICTS[result.verdict],

@@ -22,16 +22,12 @@ class Thumbnail:
     """One scan, small.
 
     Attributes:
-        png: the bytes of a PNG file.
+        uri: of its PNG file, which it holds.
     """
 
     modality: str
     eye: str
-    png: bytes
-
-    @property
-    def uri(self) -> str:
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+    uri: str
 
 
 def draw_thumbnails(folder: SiteFolder, images: pd.DataFrame) -> tuple[Thumbnail, ...]:
@@ -45,11 +41,12 @@ def draw_thumbnails(folder: SiteFolder, images: pd.DataFrame) -> tuple[Thumbnail
             if (folder.image_files / path).resolve().is_relative_to(folder.image_files.resolve()):
                 pixels, _ = decode(folder.image_files / path, frame, sha256, _HEIGHT, _WIDTH)
                 if pixels is not None:
-                    drawn.append(Thumbnail(modality, eye, _png(pixels)))
+                    drawn.append(Thumbnail(modality, eye, png_uri(pixels)))
     return tuple(drawn)
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png_uri(pixels: NDArray[np.uint8]) -> str:
+    """An image (H, W) as the address of a PNG file that holds it, for a page that needs no other file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""What can a hospital's data engineer type? The ``fedretina site`` commands.
+"""What can a hospital's data engineer type? The ``fedretina site`` commands, and ``fedretina audit-model``.
 
 Imports are inside the commands, so that --help is quick.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from client.cli.audit import audit_model
 from client.cli.data import data
 from client.cli.federation import federation
 
@@ -16,4 +17,4 @@ site = typer.Typer(
 site.add_typer(data)
 site.add_typer(federation)
 
-__all__ = ["site"]
+__all__ = ["audit_model", "site"]

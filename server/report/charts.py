@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.etree import ElementTree
 
 from server.report.record import ARMS, INPUTS, Bin, Round, Run, Score
 from server.report.words import arm_name, decimal, input_name
+from shared.drawing import FAINT, INK, WIDTH, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,38 +33,6 @@ PENS = {
 }
 OTHER = Pen("#6B6B6B", "v", (0, (8, 3)))
 INPUT_DASHES: dict[str, Any] = {"multimodal": "-", "image": (0, (5, 1.6)), "clinical": (0, (1.2, 1.3))}
-INK, FAINT = "#26323B", "#B9C2C9"
-WIDTH = 9.7  # inches of the page's text column
-
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and takes the page's font
-    "text.parse_math": False,  # a hospital may be called "A$B$"
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9.5,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E6EAED",
-    "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 6,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
 
 
 def comparison(run: Run) -> str:
@@ -94,7 +60,7 @@ def comparison(run: Run) -> str:
 
     told = (f"{input_name(s.inputs)}, {arm_name(s.arm).lower()}: {decimal(s.auroc)}" for s in scores)
     alt = f"Dot plot of AUROC with 95 % intervals. {'; '.join(told)}."
-    return _drawn("comparison", alt, (WIDTH, 1.25 + 0.29 * (max(rows.values()) + 1)), paint)
+    return drawn("comparison", alt, (WIDTH, 1.25 + 0.29 * (max(rows.values()) + 1)), paint)
 
 
 def roc(run: Run) -> str:
@@ -120,9 +86,7 @@ def roc(run: Run) -> str:
         axes.legend(handles[::-1], labels[::-1], handlelength=3.4, labelspacing=0.9, **beside)
 
     told = listed_areas(scores)
-    return _drawn(
-        "roc", f"ROC curves of the models trained together, all hospitals pooled. {told}", (WIDTH, 4.1), paint
-    )
+    return drawn("roc", f"ROC curves of the models trained together, all hospitals pooled. {told}", (WIDTH, 4.1), paint)
 
 
 def listed_areas(scores: Iterable[Score]) -> str:
@@ -151,7 +115,7 @@ def calibration(run: Run) -> str:
 
     told = "; ".join(f"{input_name(s.inputs)}: slope {decimal(s.slope, 2)}" for s in scores)
     width = WIDTH * max(len(scores), 1.6) / max(len(scores), 3)
-    return _drawn("calibration", f"Calibration plot, predicted against observed. {told}.", (width, 3.5), paint)
+    return drawn("calibration", f"Calibration plot, predicted against observed. {told}.", (width, 3.5), paint)
 
 
 def sites(run: Run) -> str:
@@ -183,7 +147,7 @@ def sites(run: Run) -> str:
         _legend(figure, [score.arm for score in scores], lines=False)
 
     alt = f"Dot plot of AUROC by arm at each of {len(names)} hospitals; the numbers are in the table that follows."
-    return _drawn("sites", alt, (WIDTH, 1.1 + 0.27 * len(names)), paint)
+    return drawn("sites", alt, (WIDTH, 1.1 + 0.27 * len(names)), paint)
 
 
 def pretraining(run: Run) -> str:
@@ -227,7 +191,7 @@ def _curves(name: str, run: Run, stage: str, measures: dict[str, Callable[[Round
 
     alt = f"Line charts by round of {' and '.join(lines).lower()}, for {', '.join(map(arm_name, arms)).lower()}."
     width = WIDTH * max(len(inputs), 1.6) / max(len(inputs), 3)
-    return _drawn(name, alt, (width, 0.75 + 2.15 * len(lines)), paint)
+    return drawn(name, alt, (width, 0.75 + 2.15 * len(lines)), paint)
 
 
 def _lines(
@@ -348,47 +312,3 @@ def _short(name: str, longest: int = 28) -> str:
 
 def _sorted(names: Iterable[str], known: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
-
-
-def _drawn(name: str, alt: str, inches: tuple[float, float], paint: Callable[[Figure], None]) -> str:
-    """Paint on a fresh figure in the page's style. matplotlib is slow to import: only a report pays for it."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    # From the defaults, so that nobody's matplotlibrc shows; the salt makes the file the same each time.
-    with style.context(["default", {**STYLE, "svg.hashsalt": name}]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts for it
-        figure = Figure(figsize=inches, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-        paint(figure)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _inline(buffer.getvalue(), name, alt)
-
-
-def _inline(svg: str, name: str, alt: str) -> str:
-    """An SVG document as an element of an HTML page: no header, no namespaces, no page-wide style, ids of its own."""
-    root = ElementTree.fromstring(svg)
-    for parent in list(root.iter()):
-        for child in [child for child in parent if child.tag.endswith(("}style", "}metadata"))]:
-            parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {key.rpartition("}")[2]: _own(key, value, name) for key, value in element.attrib.items()}
-    width = root.attrib.pop("width").removesuffix("pt")
-    root.attrib.pop("height")
-    root.attrib |= {
-        "class": "chart",
-        "role": "img",
-        "aria-label": alt,
-        "style": f"max-width: {float(width) * 4 / 3:.0f}px",
-    }
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _own(key: str, value: str, name: str) -> str:
-    if key == "id":
-        return f"{name}-{value}"
-    if key.endswith("href"):
-        return value.replace("#", f"#{name}-", 1)
-    return value.replace("url(#", f"url(#{name}-")

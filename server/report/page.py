@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.report import charts, words
+from server.report import charts, privacy, words
 from server.report.record import Run, Score, read_run
 from shared.config import MODALITIES
 from shared.files import write_atomic
+from shared.pages import render_page
 
 REPORT = "report.html"
 MOST_FAILURES = 40  # rows; beyond that the page says how many are left in rounds.jsonl
@@ -40,25 +40,10 @@ def write_report(run: Path) -> Path:
 
 
 def _rendered(run: Run) -> str:
-    import jinja2  # slow to import: only a report pays for it
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    room = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    for shown in (
-        words.arm_name,
-        words.short_arm_name,
-        words.input_name,
-        words.percent,
-        words.decimal,
-        words.whole,
-        words.interval,
-        words.duration,
-    ):
-        room.filters[shown.__name__] = shown
     failures = _failures(run)
-    return room.get_template("page.html.j2").render(
+    return render_page(
+        Path(__file__).parent,
+        _SAY,
         run=run,
         question=words.question(run),
         result=words.result(run),
@@ -66,7 +51,11 @@ def _rendered(run: Run) -> str:
         modalities={key: words.MODALITY_NAMES[key] for key in MODALITIES},
         site_columns=_site_columns(run),
         synthetic=run.cohort.get("kind") == "synthetic",
-        privacy=_privacy(run.privacy),
+        points=list(privacy.points(run.privacy)),
+        pretraining=privacy.pretraining(run.privacy),
+        sent=privacy.sent_messages(run),
+        threats=privacy.THREATS,
+        without=privacy.WITHOUT,
         failures=failures[:MOST_FAILURES],
         more_failures=len(failures) - len(failures[:MOST_FAILURES]),
         rounds=len({(each.arm, each.inputs, each.stage, each.number) for each in run.rounds}),
@@ -74,6 +63,16 @@ def _rendered(run: Run) -> str:
     )
 
 
+_SAY = (
+    words.arm_name,
+    words.short_arm_name,
+    words.input_name,
+    words.percent,
+    words.decimal,
+    words.whole,
+    words.interval,
+    words.duration,
+)
 _CHARTS = (charts.comparison, charts.roc, charts.calibration, charts.sites, charts.pretraining, charts.finetuning)
 
 
@@ -101,11 +100,3 @@ def _failures(run: Run) -> list[Failure]:
             stage = words.STAGE_NAMES.get(each.stage, each.stage)
             missed[site, f"{arm}: {stage}", reason or "No reason was given"].append(each.number)
     return lasting + [Failure(site, when, words.ranges(numbers), why) for (site, when, why), numbers in missed.items()]
-
-
-def _privacy(noted: object) -> list[tuple[str, str]]:
-    """What the run recorded of its privacy mechanism; empty where it used none."""
-    if isinstance(noted, Mapping):
-        named = {str(noted.get(key, "")).lower() for key in ("kind", "name", "mechanism")}
-        return [] if "none" in named else list(words.flat(noted))
-    return [("mechanism", str(noted))] if noted and str(noted).lower() != "none" else []

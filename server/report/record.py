@@ -78,6 +78,34 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Of one message of a stage: deviation of the noise over C, chance of a patient to be in a step, steps."""
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What the study planned for privacy; ``kind`` none without. ``sent`` says what a message of a stage holds."""
+
+    kind: str
+    epsilon: float | None
+    epsilon_rdp: float | None
+    delta: float | None
+    clip: float | None
+    accountant: str
+    pretraining: str
+    stages: Mapping[str, Noise]
+    sent: Mapping[str, str]
+
+    @property
+    def is_private(self) -> bool:
+        return self.kind != "none"
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything the report is made of. ``unreadable`` counts the lines of rounds.jsonl that were left out."""
 
@@ -90,7 +118,7 @@ class Run:
     rounds: tuple[Round, ...]
     unreadable: int
     cohort: Mapping[str, object]
-    privacy: object
+    privacy: Privacy
     seconds: Mapping[str, float]
     provenance: Mapping[str, str]
 
@@ -204,7 +232,7 @@ def read_run(run: Path) -> Run:
         rounds=rounds,
         unreadable=unreadable,
         cohort=summary.inside("cohort").values,
-        privacy=summary.values.get("privacy"),
+        privacy=_privacy(summary.inside("privacy")),
         seconds=summary.inside("seconds").numbers(),
         provenance={label: summary.text(key) for label, key in labels.items() if summary.text(key)},
     )
@@ -302,6 +330,27 @@ def _site(fields: Fields) -> Site:
         prevalence=fields.number("prevalence"),
         quarantined=fields.count("quarantined"),
         fault=fields.text("fault"),
+    )
+
+
+def _privacy(fields: Fields) -> Privacy:
+    sent, stages = fields.inside("sent"), fields.inside("stages")
+    return Privacy(
+        kind=fields.text("kind") or "none",
+        epsilon=fields.number("epsilon"),
+        epsilon_rdp=fields.number("epsilon_rdp"),
+        delta=fields.number("delta"),
+        clip=fields.number("clip"),
+        accountant=fields.text("accountant"),
+        pretraining=fields.text("pretraining"),
+        stages={stage: _noise(each) for stage, each in stages.objects()},
+        sent={stage: sent.text(stage) for stage in sent.values},
+    )
+
+
+def _noise(fields: Fields) -> Noise:
+    return Noise(
+        fields.number("noise_multiplier") or 0.0, fields.number("sampling_rate") or 0.0, fields.count("steps") or 0
     )
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from server.report.privacy import privacy_facts
 from server.report.record import INPUTS, SCHEMA
 from server.state import State
 from shared.config import CLINICAL, Study
@@ -40,6 +41,7 @@ def study_summary(study: Study, command: str, seconds: Mapping[str, float]) -> d
         "task": dump(study.task),
         "command": command,
         "seconds": dict(seconds),
+        "privacy": privacy_facts(study),
     }
 
 

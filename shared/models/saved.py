@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared.checkpoints import load_arrays, save_arrays
@@ -20,8 +21,17 @@ def save_model(file: Path, study: Study, statistics: Statistics, weights: Weight
     save_arrays(file, own, facts)
 
 
-def load_model(file: Path) -> tuple[MultimodalModel, Study]:
-    """A fine-tuned model, ready to predict, and the study that made it.
+@dataclass(frozen=True)
+class SavedModel:
+    """A fine-tuned model as it was written: the study that made it, its statistics, and its weights."""
+
+    study: Study
+    statistics: Statistics
+    weights: Weights
+
+
+def read_model(file: Path) -> SavedModel:
+    """The inverse of ``save_model``, but for the prefix of the weights' names.
 
     Raises:
         CheckpointError: a damaged file, or one that holds no fine-tuned model.
@@ -33,6 +43,12 @@ def load_model(file: Path) -> tuple[MultimodalModel, Study]:
         study, statistics = from_json(Study, facts["study"]), from_json(Statistics, facts["statistics"])
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error.name}", error.rule, value=error.value) from None
-    model = MultimodalModel(study, statistics)
-    write_weights(model, weights)
-    return model.eval(), study
+    return SavedModel(study, statistics, weights)
+
+
+def load_model(file: Path) -> tuple[MultimodalModel, Study]:
+    """A fine-tuned model, ready to predict, and the study that made it; raises as ``read_model``."""
+    saved = read_model(file)
+    model = MultimodalModel(saved.study, saved.statistics)
+    write_weights(model, saved.weights)
+    return model.eval(), saved.study

@@ -28,6 +28,19 @@ MINIMAL: dict[str, Any] = {
 }
 
 
+PRIVATE: dict[str, Any] = {
+    "kind": "patient_dpsgd",
+    "epsilon": 3.0,
+    "epsilon_rdp": 3.4,
+    "delta": 1e-5,
+    "clip": 1.25,
+    "accountant": "PRV, opacus 1.6.0",
+    "pretraining": "exact",
+    "stages": {"finetune": {"noise_multiplier": 1.875, "sampling_rate": 0.0625, "steps": 16}},
+    "sent": {"survey": "counts", "finetune": "weights", "evaluate": "scores"},
+}
+
+
 class Page(HTMLParser):
     """Collects what the laws below speak of; unbalanced tags fail while parsing."""
 
@@ -215,9 +228,63 @@ def test_privacy_is_claimed_only_where_it_was_used(tmp_path: Path) -> None:
     without = "No privacy mechanism was used"
     assert without in report(tmp_path, MINIMAL)
     assert without in report(tmp_path, MINIMAL | {"privacy": {"kind": "none"}})
-    text = report(tmp_path, MINIMAL | {"privacy": {"kind": "patient_dpsgd", "epsilon": 8.0}})
+    text = report(tmp_path, MINIMAL | {"privacy": PRIVATE})
     assert without not in text
-    assert "epsilon 8.0" in text
+    assert "\u03b5 3.00 at \u03b4 1e-05" in Page(text).text
+
+
+def test_a_private_run_states_every_point_of_its_guarantee(tmp_path: Path) -> None:
+    text = Page(report(tmp_path, MINIMAL | {"privacy": PRIVATE})).text
+    for said in (
+        "One patient: all visits",
+        "Adding or removing one patient",
+        "PRV, opacus 1.6.0",
+        "Poisson",
+        "secret key",
+    ):
+        assert said in text
+    for figure in ("1e-05", "1.25", "\u03c3 1.875", "q 0.0625", "16 steps", "3.4"):
+        assert figure in text
+    assert "Pretraining was not private" in text
+    assert "Not covered" in text
+
+
+@pytest.mark.parametrize(
+    ("pretraining", "said"),
+    [
+        ("private", "Pretraining is covered"),
+        ("none", "There was no pretraining"),
+        ("foreign", "weights made elsewhere"),
+    ],
+)
+def test_it_is_said_whether_pretraining_was_covered(tmp_path: Path, pretraining: str, said: str) -> None:
+    assert said in Page(report(tmp_path, MINIMAL | {"privacy": PRIVATE | {"pretraining": pretraining}})).text
+
+
+@pytest.mark.parametrize("privacy", [PRIVATE, PRIVATE | {"kind": "none", "stages": {}}])
+def test_what_left_the_hospitals_is_counted(tmp_path: Path, privacy: dict[str, Any]) -> None:
+    """Message by message, of the joint training alone; what is not private says so beside each."""
+    rounds: list[dict[str, Any]] = [
+        {"arm": f"{arm}.multimodal", "stage": stage, "round": number, "sites": sites}
+        for arm in ("federated", "local.north", "centralised")
+        for stage, number, sites in [
+            ("survey", 1, ["north", "west"]),
+            ("finetune", 1, ["north", "west"]),
+            ("finetune", 2, ["west"]),
+            ("evaluate", 1, ["north"]),
+        ]
+    ]
+    html = report(tmp_path, MINIMAL | {"privacy": privacy}, rounds)
+    section = html[html.index('id="privacy"') : html.index("What did not work")]
+    rows = re.findall(
+        r"<tr><th scope=\"row\" class=\"whole\">([^<]*)</th><td>(\d+)</td><td>(\d+)</td><td[^>]*>([^<]*)<", section
+    )
+    noise = "\u03c3 1.875" if privacy["stages"] else "none, exact"
+    assert rows == [
+        ("Survey", "2", "2", "none, exact"),
+        ("Fine-tuning", "3", "2", noise),
+        ("Evaluation", "1", "1", "none, exact"),
+    ]
 
 
 def test_failures_are_gathered_with_their_reason(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What does a model, or an update, give away about this site's patients? Attacks that the site runs on itself."""
