@@ -12,6 +12,8 @@ from flwr.clientapp import ClientApp
 
 from client import work
 from client.approvals import NotApprovedError
+from client.secure_aggregation import take_part
+from shared.config import SecAgg
 from shared.errors import FedretinaError
 from shared.messages import (
     AWAITS_APPROVAL,
@@ -51,7 +53,8 @@ def build_app(
             try:
                 task = decode_task(message.content)
                 accept(task)
-                return Message(do(folder_of(context), task), reply_to=message)
+                answer = take_part if isinstance(task.study.secure_aggregation, SecAgg) else do
+                return Message(answer(folder_of(context), task), reply_to=message)
             except FedretinaError as error:
                 log.error("%s", error)
                 folder = folder_of(context)  # how a hospital names its folders is its own affair

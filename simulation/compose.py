@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from shared.config import MAE, Features, Model, SimCLR, Strategy, Study
+from shared.config import MAE, Features, Model, NoSecureAggregation, SecAgg, SimCLR, Strategy, Study
 from shared.errors import ConfigError
 from shared.knobs import Tree, dump, load
 from simulation.cohorts.config import FolderCohort, IstCohort, OctCohort, SyntheticCohort
@@ -27,6 +27,7 @@ _GROUPS: dict[str, dict[str, Tree]] = {
     "features": {"features": Features()},
     "model": {"model": Model()},
     "strategy": {"strategy": Strategy()},
+    "secure_aggregation": {"none": NoSecureAggregation(), "secagg": SecAgg()},
     "comparison": {"comparison": Comparison()},
 }
 _OF_SIMULATIONS = {field.name for field in fields(Experiment)} - {field.name for field in fields(Study)}
