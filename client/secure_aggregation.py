@@ -7,6 +7,7 @@ set of survivors. A step that is asked again is answered alike or refused.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from shared.site_folder import SiteFolder
 
 SESSIONS = "state/sums"
 _SHARE = 2 * keys.SEED_BYTES  # hexadecimal digits of a share
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def _unmask(folder: Path, task: Task, step: Unmask) -> Opened:
         {site: share[:_SHARE] for site, share in session.held.items() if site in alive},
         {site: share[_SHARE:] for site, share in session.held.items() if site not in alive},
     )
+    log.info("%s: unmasked the sum of %d of %d sites", session.phase, len(alive), len(session.roster))
     closed = Session(session.session, session.phase, session.advert, roster=session.roster)
     _keep(folder, task, replace(closed, survivors=step.survivors, opened=to_json(answer)))
     return answer

@@ -50,7 +50,9 @@ class SummedAnswers:
         session, wait_s = new_session(), self._study.strategy.round_timeout_s
         joined = sites.gather(lambda node: ask(node, Advertise(session)), take_advert, SURVEY)
         total = partial(SecureSum, sites, self._setting, SURVEY, wait_s, message_for=ask)
-        return self._sum(total, session, joined, 0, lambda _, numbers: SurveyReply(ALL_SITES, to_survey(numbers)))
+        found = self._sum(total, session, joined, 0, lambda _, numbers: SurveyReply(ALL_SITES, to_survey(numbers)))
+        found.check_enough(SURVEY, max(self._study.strategy.minimum_sites, self._study.strategy.start_sites))
+        return found
 
     def updates(
         self, sites: Sites, make: Make, state: State, stage: str, number: int, wait_s: float
