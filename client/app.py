@@ -13,6 +13,8 @@ from flwr.clientapp import ClientApp
 
 from client import work
 from client.approvals import NotApprovedError
+from client.secure_aggregation import take_part
+from shared.config import SecAgg
 from shared.errors import FedretinaError, MessageError
 from shared.messages import (
     AWAITS_APPROVAL,
@@ -59,8 +61,9 @@ def build_app(
                 task = decode_task(message.content)
                 if task.stage not in stages:  # or one could train at the price of a survey
                     raise MessageError("task.stage", f"must be one of {', '.join(stages)} here", value=task.stage)
+                answer = take_part if isinstance(task.study.secure_aggregation, SecAgg) else do
                 with admit(task):
-                    content = do(folder_of(context), task)
+                    content = answer(folder_of(context), task)
                 return Message(content, reply_to=message)
             except FedretinaError as error:
                 log.error("%s", error)

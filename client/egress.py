@@ -23,6 +23,7 @@ from client.approvals import NotApprovedError, read_decision
 from client.database import transaction
 from client.ledger import entries
 from client.parcels import Parcel
+from shared.config import CLINICAL
 from shared.errors import MessageError, SiteError
 from shared.keys import PrivateKey, PublicKey, fingerprint, is_signed, sign
 from shared.knobs import digest
@@ -30,13 +31,18 @@ from shared.messages import (
     ARRAYS,
     AWAITS_APPROVAL,
     FAILED_AT_SITE,
+    FINETUNE,
+    PRETRAIN,
     Form,
     Task,
     check_reply,
     decode_task,
     error_reply,
+    masked_forms,
     piece_forms,
 )
+from shared.secure_aggregation.summands import lengths
+from shared.statistics import numeric_names
 
 EGRESS = "state/egress.sqlite"
 BEGUN, ERROR, WITHHELD = "begun", "error", "withheld"  # beside the kinds of replies
@@ -228,9 +234,18 @@ class Egress:
         if outbox.size_bytes > LARGEST_RECORDS_BYTES + _size_bytes(forms):
             raise MessageError("reply", f"must be of at most {LARGEST_RECORDS_BYTES} bytes besides its tensors")
         kind = check_reply(message.content, task, self._site)
-        if forms != (self._expected(inbox, task) if kind == "update" else {}):
+        if forms != self._allowed(inbox, task, kind):
             raise MessageError("weights", "must be the model's tensors")
         return kind
+
+    def _allowed(self, inbox: Parcel, task: Task, kind: str) -> dict[str, Form]:
+        """The forms of the tensors of a message of some kind."""
+        if kind == "update":
+            return self._expected(inbox, task)
+        if kind == "masked":
+            model = self._expected(inbox, task) if task.stage in (PRETRAIN, FINETUNE) else {}
+            return masked_forms(sum(prod(shape) for _, shape in model.values()), sum(_lengths(task)))
+        return {}
 
     def _expected(self, inbox: Parcel, task: Task) -> dict[str, Form]:
         """The forms of the weights that came, which are the model's, or else the task could not be done."""
@@ -293,6 +308,11 @@ def _check_error(header: Message, message: Message) -> str:
     if error.code not in (FAILED_AT_SITE, AWAITS_APPROVAL) or len(reason) > LONGEST_REASON or not reason.isprintable():
         raise MessageError("error", f"must be ours, in at most {LONGEST_REASON} characters")
     return WITHHELD if reason == WITHHELD_REASON else ERROR
+
+
+def _lengths(task: Task) -> tuple[int, int]:
+    """Counts and reals in the sum that a task is a step of."""
+    return lengths(task.stage, len(numeric_names(task.study)) if CLINICAL in task.study.modalities else 0)
 
 
 def _size_bytes(forms: dict[str, Form]) -> int:

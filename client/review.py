@@ -13,7 +13,7 @@ from typing import Any
 
 from client.approvals import REFUSED, REVOKED, NotApprovedError, read_decision, short, valid_approval
 from shared.code import code_digest
-from shared.config import CLINICAL, IR, OCT, CodeFeature, NumericFeature, SimCLR, Stage, Study
+from shared.config import CLINICAL, IR, OCT, CodeFeature, NumericFeature, SecAgg, SimCLR, Stage, Study
 from shared.keys import PublicKey
 from shared.knobs import Tree, digest
 from shared.messages import STAGES
@@ -197,8 +197,21 @@ def _leaves(study: Study) -> list[str]:
         leaves.append("a bin may hold one case only: then its risk and outcome can be read, but not whose they are")
     if study.finetune.site_intercept:
         leaves.append("the site's own intercept stays here")
-    leaves.append("with each message the name of the site and the seconds that it took; or the reason of a failure")
+    if isinstance(study.secure_aggregation, SecAgg):
+        leaves = [_hidden(study.secure_aggregation), *leaves]
+        leaves.append("with each message the name of the site; or the reason of a failure")
+    else:
+        leaves.append("with each message the name of the site and the seconds that it took; or the reason of a failure")
     return leaves
+
+
+def _hidden(setting: SecAgg) -> str:
+    return (
+        "the numbers below leave masked (secure aggregation): the coordinator can read their sum over at least "
+        f"{setting.fewest} sites and no site's own, unless it is in league with as many other sites as can unmask; "
+        "beside them leave public keys, and encrypted shares of secrets, all made for one sum; who these other sites "
+        "are is what the coordinator says, unless site.yaml names the fingerprints of their keys under peers"
+    )
 
 
 def _privacy(study: Study) -> list[str]:

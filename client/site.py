@@ -46,6 +46,9 @@ class SiteSettings:
         gt=0.0,
         lt=1.0,
     )
+    peers: dict[str, str] = knob(
+        {}, "sites with whom to make a secure sum, and the fingerprints of their keys; none: as the coordinator says"
+    )
     threads: int = knob(0, "processor threads to train with; 0: as many as there are", ge=0, le=1024)
 
 

@@ -20,6 +20,7 @@ from shared.messages import ARRAYS, EXAMPLES, METRICS, Update
 from shared.metrics import Scores
 from shared.weights import Weights
 
+UPDATES = "updates"  # folder of the updates of the round that is on, in a run's
 _ELEMENTWISE = {FedAvg, FedMedian, FedProx, FedTrimmedAvg}
 _PART_BYTES = 32 * 2**20  # of all updates together
 

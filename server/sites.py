@@ -48,11 +48,20 @@ Names = Callable[[], Mapping[int, str]]
 
 @dataclass
 class Collected(Generic[T]):
-    """Answers by site; the reasons of those that are left out; and which of these did not answer at all."""
+    """Answers by site; the reasons of those that are left out; and which of these did not answer at all.
+
+    A sum over sites is one answer, and ``summed`` names the sites of which it is.
+    """
 
     answers: dict[str, T] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
+    summed: tuple[str, ...] = ()
+
+    @property
+    def sites(self) -> list[str]:
+        """Who took part, in order."""
+        return sorted(self.summed or self.answers)
 
     def leave_out(self, stage: str, site: str, reason: str) -> None:
         """Note, and log at once, why a site has no part."""
@@ -61,10 +70,10 @@ class Collected(Generic[T]):
 
     def check_enough(self, stage: str, minimum: int) -> None:
         """Raise ``StudyError`` when fewer sites answered."""
-        if len(self.answers) < minimum:
+        if len(self.sites) < minimum:
             reasons = "; ".join(f"{site}: {reason}" for site, reason in self.failed.items()) or "no site is connected"
             raise StudyError(
-                f"{stage}: sites that took part", f"must be >= {minimum}", value=len(self.answers), remedy=reasons
+                f"{stage}: sites that took part", f"must be >= {minimum}", value=len(self.sites), remedy=reasons
             )
 
 

@@ -87,6 +87,11 @@ class State:
         """How many phases (survey, rounds, evaluation) are done."""
         return len(self.records)
 
+    @property
+    def members(self) -> set[str]:
+        """The sites that joined the study: those that took part in the survey."""
+        return set(self.records[0].sites) if self.records else set()
+
     def recorded(self, record: RoundRecord) -> State:
         """The state with one more record."""
         return replace(self, records=(*self.records, record))

@@ -5,36 +5,27 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from server.aggregation import KeptUpdate, aggregate, drop_updates, keep_update, to_flower
+from server.aggregation import UPDATES, KeptUpdate, aggregate, drop_updates, to_flower
+from server.answers import EVALUATE, SURVEY, Answers, SingleAnswers
 from server.freeing import give_back
+from server.secure_answers import SummedAnswers
 from server.sites import Collected, Names, Sites, StudyError, benched_sites, wait_of_round
 from server.state import RoundRecord, State, load_state, load_weights, save_state
 from server.strategies.memory import read_memory, sampling_seed, write_memory
 from server.strategies.registry import build_strategy
-from server.vetting import check_claims, check_scores, find_outliers, update_size
 from shared.checkpoints import load_arrays, save_arrays
-from shared.config import Stage, Study
-from shared.errors import MessageError
-from shared.messages import (
-    ARRAYS,
-    CONFIG,
-    Evaluation,
-    Task,
-    decode_evaluation,
-    decode_survey,
-    decode_update,
-    encode_weights,
-    task_content,
-)
+from shared.config import SecAgg, Stage, Study
+from shared.messages import ARRAYS, CONFIG, Evaluation, Task, encode_weights, task_content
 from shared.metrics import Scores, empty_scores, mean_auroc
 from shared.models.saved import save_model
 from shared.models.weights import start_encoder
@@ -46,9 +37,7 @@ from shared.randomness import derive_seed
 from shared.statistics import Statistics, merge
 from shared.weights import Weights, carry_encoders, read_weights
 
-SURVEY, EVALUATE = "survey", "evaluate"
 MODEL, PRETRAINED = "model.safetensors", "pretrained.safetensors"
-_UPDATES = "updates"  # folder of the updates of the round that is on
 
 log = logging.getLogger(__name__)
 Watch = Callable[[RoundRecord], None]
@@ -132,6 +121,8 @@ class _Run:
     def __init__(self, study: Study, sites: Sites, judges: Sites, folder: Path, watch: Watch, state: State) -> None:
         self.study, self.sites, self.judges, self.folder, self.watch = study, sites, judges, folder, watch
         self.state = state
+        summed = isinstance(study.secure_aggregation, SecAgg)
+        self.answers: Answers = (SummedAnswers if summed else SingleAnswers)(study, folder / UPDATES)
 
     def complete(self, pretrained: Weights | None) -> State:
         if not self.state.surveys:
@@ -149,14 +140,10 @@ class _Run:
     def _survey(self) -> None:
         started = time.perf_counter()
         content = task_content(Task(self.study, SURVEY, 0, 0, "", None, {}))
-        found = self.sites.gather(
-            lambda node: Message(content, node, MessageType.QUERY),
-            lambda message: decode_survey(message.content, self.study),
-            SURVEY,
-        )
+        found = self.answers.surveys(self.sites, lambda node: Message(content, node, MessageType.QUERY))
         surveys = {site: reply.survey for site, reply in sorted(found.answers.items())}
         self.state = replace(self.state, surveys=surveys, statistics=Statistics.of(merge(list(surveys.values()))))
-        self._finish(RoundRecord(SURVEY, 1, 1), started, found.answers, found.failed)
+        self._finish(RoundRecord(SURVEY, 1, 1), started, found)
 
     def _train_stage(self, stage: str, config: Stage, pretrained: Weights | None) -> None:
         strategy = build_strategy(self.study)
@@ -181,7 +168,7 @@ class _Run:
         found = self._updates(strategy, stage, number, rounds)
         updates = [update for _, update in sorted(found.answers.items())]
         weights = aggregate(strategy, number, updates, self.state.weights)
-        drop_updates(self.folder / _UPDATES)
+        drop_updates(self.folder / UPDATES)
         if weights is None:
             raise StudyError(f"{stage} round {number}", "must aggregate to new weights", value=self.study.strategy.name)
         tuning = {update.site: update.tuning for update in updates if update.tuning.cases}
@@ -198,7 +185,7 @@ class _Run:
             norm=statistics.median(update.size for update in updates),
             site_seconds=round(max(update.seconds for update in updates), 4),
         )
-        self._finish(record, started, found.answers, found.failed, tuning)
+        self._finish(record, started, found, tuning)
 
     def _updates(self, strategy: Strategy, stage: str, number: int, rounds: int) -> Collected[KeptUpdate]:
         """The updates of a round, which is tried again when too few sites answered in time.
@@ -208,15 +195,12 @@ class _Run:
         """
         config = self.study.strategy
         for attempt in range(1, config.attempts + 1):
-            drop_updates(self.folder / _UPDATES)
-            found = self.sites.ask(
-                partial(self._sample, strategy, stage, number, rounds, attempt),
-                lambda message: self._take_update(message, stage, number),
-                stage,
-                wait_of_round(self.state.records, stage, config),
+            drop_updates(self.folder / UPDATES)
+            make = partial(self._sample, strategy, stage, number, rounds, attempt)
+            found = self.answers.updates(
+                self.sites, make, self.state, stage, number, wait_of_round(self.state.records, stage, config)
             )
-            self._reject_outliers(found, stage)
-            answered = len(found.answers)
+            answered = len(found.sites)
             is_hopeless = answered + len(found.silent) < config.minimum_sites
             if answered >= config.minimum_sites or is_hopeless or attempt == config.attempts:
                 break
@@ -226,12 +210,12 @@ class _Run:
 
     def _sample(self, strategy: Strategy, stage: str, number: int, rounds: int, attempt: int) -> list[Message]:
         content = task_content(Task(self.study, stage, number, rounds, "", self.state.statistics, {}))
-        benched = benched_sites(self.state.records, self.study.strategy) & self.state.surveys.keys()
-        if len(self.state.surveys) - len(benched) < self.study.strategy.minimum_sites:
+        benched = benched_sites(self.state.records, self.study.strategy) & self.state.members
+        if len(self.state.members) - len(benched) < self.study.strategy.minimum_sites:
             benched = set()
         for site in sorted(benched):
             log.info("%s round %d: %s is left in peace after failing (strategy.bench_after)", stage, number, site)
-        grid = self.sites.among(self.state.surveys.keys() - benched)
+        grid = self.sites.among(self.state.members - benched)
         with sampling_seed(derive_seed(self.study.seed, stage, number, "sampling", attempt)):
             messages = list(
                 strategy.configure_train(number, to_flower(self.state.weights), content.config_records[CONFIG], grid)
@@ -245,23 +229,6 @@ class _Run:
             message.content[ARRAYS] = pieces
         return messages
 
-    def _take_update(self, message: Message, stage: str, number: int) -> KeptUpdate:
-        update = decode_update(message.content, self.state.weights)
-        if (update.stage, update.round) != (stage, number):
-            rule = f"must be of {stage} round {number}"
-            raise MessageError("update", rule, value=f"{update.stage} round {update.round}")
-        if update.site in self.state.surveys:
-            check_claims(update, self.state.surveys[update.site])
-        size = update_size(update, self.state.weights)
-        return keep_update(self.folder / _UPDATES, update, message, size)
-
-    def _reject_outliers(self, found: Collected[KeptUpdate], stage: str) -> None:
-        history = [r.norm for r in self.state.records if r.stage == stage and r.norm is not None]
-        sizes = {site: update.size for site, update in sorted(found.answers.items())}
-        for site, reason in find_outliers(sizes, history, self.study).items():
-            del found.answers[site]
-            found.leave_out(stage, site, reason)
-
     def _evaluate(self) -> None:
         started = time.perf_counter()
         if self.study.finetune.select == "best":
@@ -274,26 +241,19 @@ class _Run:
         self.state = replace(self.state, evaluations=held_out)
         assert self.state.statistics is not None
         save_model(self.folder / MODEL, self.study, self.state.statistics, self.state.weights)
-        self._finish(RoundRecord(EVALUATE, 1, 1), started, found.answers, found.failed, held_out)
+        self._finish(RoundRecord(EVALUATE, 1, 1), started, found, held_out)
 
     def _scores(self, sites: Sites, split: str) -> Collected[Evaluation]:
         config = self.study.strategy
-        found = sites.ask(
-            partial(self._to_score, sites, split), self._take_evaluation, EVALUATE, config.round_timeout_s
-        )
+        make = partial(self._to_score, sites, split)
+        found = self.answers.scores(sites, make, self.state, config.round_timeout_s)
         found.check_enough(EVALUATE, config.minimum_sites)
         return found
 
     def _to_score(self, sites: Sites, split: str) -> list[Message]:
         content = task_content(Task(self.study, EVALUATE, 0, 0, split, self.state.statistics, self.state.weights))
-        grid = sites.among(self.state.surveys) if sites is self.sites else sites.grid
+        grid = sites.among(self.state.members) if sites is self.sites else sites.grid
         return [Message(content, node, MessageType.EVALUATE) for node in grid.get_node_ids()]
-
-    def _take_evaluation(self, message: Message) -> Evaluation:
-        evaluation = decode_evaluation(message.content)
-        if evaluation.site in self.state.surveys:
-            check_scores(evaluation.scores, self.state.surveys[evaluation.site])
-        return evaluation
 
     # Their parts
 
@@ -310,8 +270,7 @@ class _Run:
         self,
         record: RoundRecord,
         started: float,
-        answered: Collection[str],
-        failed: dict[str, str],
+        found: Collected[Any],
         scored: dict[str, Scores] | None = None,
     ) -> None:
         """Record a phase, keep the state, tell who watches."""
@@ -320,8 +279,8 @@ class _Run:
             record,
             tuning_loss=total.log_loss / total.cases if total.cases else None,
             auroc=mean_auroc(list((scored or {}).values()))[0],
-            sites=sorted(answered),
-            failed=failed,
+            sites=found.sites,
+            failed=found.failed,
             seconds=round(time.perf_counter() - started, 4),
         )
         self.state = replace(self.state, nodes=self.sites.names).recorded(record)

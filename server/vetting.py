@@ -26,11 +26,16 @@ _BLOCK = 2**22  # weights that are compared at once
 
 def check_claims(update: Update, survey: Survey) -> None:
     """Raise ``MessageError`` for an update of more examples or cases than the site stated in its survey."""
-    most = survey.oct_scans + survey.ir_scans if update.stage == PRETRAIN else survey.train_cases
+    most = most_examples(survey, update.stage)
     if update.examples > most:
         rule = f"must be <= {most}, as the site stated in its survey"
         raise MessageError("update: examples", rule, value=update.examples)
     check_scores(update.tuning, survey)
+
+
+def most_examples(survey: Survey, stage: str) -> int:
+    """Training examples that there can be in a stage."""
+    return survey.oct_scans + survey.ir_scans if stage == PRETRAIN else survey.train_cases
 
 
 def check_scores(scores: Scores, survey: Survey) -> None:

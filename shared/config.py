@@ -22,6 +22,9 @@ ONSET = "ONSET//"  # before a code: when it began, where an export tells that be
 # Codes that state the outcome itself: never an input (I6x, G45, G46 and Z86.73 in ICD-10, stroke in SNOMED CT).
 STROKE_FAMILY = ("ICD10//I6", "ICD10//G45", "ICD10//G46", "ICD10//Z86.73", "SNOMED//230690007")
 
+# Strategies that compare, sort or choose among the updates of single sites.
+SEE_SINGLE_UPDATES = ("fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -281,6 +284,37 @@ class Strategy:
 
 
 @dataclass(frozen=True)
+class NoSecureAggregation:
+    """The coordinator receives the update, the counts and the scores of each site."""
+
+    kind: str = knob("none", choices=["none"])
+
+
+@dataclass(frozen=True)
+class SecAgg:
+    """The coordinator receives sums over sites alone (docs/secure-aggregation.md)."""
+
+    kind: str = knob("secagg", choices=["secagg"])
+    dropouts: float = knob(
+        1 / 3, "fraction of the sites that may vanish in a round; as many fewer must collude", ge=0.0, lt=0.5
+    )
+    fewest: int = knob(3, "sites in a sum at least: of two, each could subtract its own part", ge=2)
+    largest_change: float = knob(
+        16.0, "largest change of one weight in a round; a site with a larger one sends nothing but an error", gt=0.0
+    )
+
+    def check_strategy(self, strategy: Strategy, path: str) -> None:
+        """Raise ``ConfigError`` for a strategy that must see single updates, which here nobody does."""
+        if strategy.name in SEE_SINGLE_UPDATES:
+            rule = "must work on the mean of the updates with secure aggregation, which shows no single one"
+            raise ConfigError(f"{path}name", rule, value=strategy.name, remedy="Take fedavg, fedadam or the like.")
+        if strategy.norm_limit:
+            remedy = "Set it to 0; secure_aggregation.largest_change bounds what a site's own code sends."
+            rule = "must be 0 with secure aggregation, which shows the size of no single update"
+            raise ConfigError(f"{path}norm_limit", rule, value=strategy.norm_limit, remedy=remedy)
+
+
+@dataclass(frozen=True)
 class Study:
     """One study: what every site and the coordinator agree on. Its digest names it."""
 
@@ -297,6 +331,7 @@ class Study:
     finetune: Finetune = knob(Finetune())
     strategy: Strategy = knob(Strategy())
     privacy: NoPrivacy | PatientDPSGD = knob(NoPrivacy())
+    secure_aggregation: NoSecureAggregation | SecAgg = knob(NoSecureAggregation())
 
     @property
     def image_modalities(self) -> tuple[str, ...]:
@@ -331,6 +366,8 @@ class Study:
                 if pixels % self.objective.patch:
                     rule = f"must be a multiple of objective.patch ({self.objective.patch})"
                     raise ConfigError(f"{path}images.{side}", rule, value=pixels)
+        if isinstance(self.secure_aggregation, SecAgg):
+            self.secure_aggregation.check_strategy(self.strategy, f"{path}strategy.")
         unknown = set(self.model.image.weights) - set(IMAGE_MODALITIES)
         if unknown:
             raise ConfigError(f"{path}model.image.weights", "must be keyed oct or ir", value=sorted(unknown)[0])

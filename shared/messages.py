@@ -1,6 +1,7 @@
 """What crosses the border of a site, and under which keys? The only file that knows the records of a message.
 
-Coordinator to site: a ``Task``. Site to coordinator: a ``SurveyReply``, an ``Update``, an ``Evaluation`` or an error.
+Coordinator to site: a ``Task``. Site to coordinator: a ``SurveyReply``, an ``Update``, an ``Evaluation`` or an error;
+in a study with secure aggregation an ``Advert``, ``Sealed`` shares, a ``Masked`` vector, ``Opened`` shares or an error.
 Every decoder checks names, types, shapes and finiteness, and refuses the rest.
 """
 
@@ -16,10 +17,22 @@ import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, MetricRecordValues, RecordDict
 
 from shared.code import code_digest
-from shared.config import CLINICAL, Study
+from shared.config import CLINICAL, SecAgg, Study
 from shared.errors import ConfigError, MessageError
-from shared.knobs import from_json, to_json
+from shared.knobs import Tree, from_json, to_json
 from shared.metrics import Scores
+from shared.secure_aggregation.masking import Vector
+from shared.secure_aggregation.steps import (
+    Advert,
+    Advertise,
+    Mask,
+    Opened,
+    Sealed,
+    Share,
+    Step,
+    step_from_json,
+    step_to_json,
+)
 from shared.statistics import Statistics, Survey, numeric_names
 from shared.weights import Weights
 
@@ -28,10 +41,12 @@ SURVEY, PRETRAIN, FINETUNE, EVALUATE = "survey", "pretrain", "finetune", "evalua
 STAGES = (SURVEY, PRETRAIN, FINETUNE, EVALUATE)
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the names that Flower's strategies expect
 EXAMPLES = "num-examples"  # the weight by which Flower's strategies average
+STEP, _REPLY, _SUMS = "secure-aggregation", "reply", "sums"
 _PIECE, _PIECE_BYTES = "safetensors", 10 * 2**20  # two of the chunks in which Flower sends arrays
 FAILED_AT_SITE, AWAITS_APPROVAL = 1000, 1001  # error codes of applications start at 1000
 
 T = TypeVar("T", int, str, float)
+R = TypeVar("R", bound=Tree)
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,7 @@ class Task:
         statistics: of the federation; None in stage survey.
         weights: to start from or to evaluate; empty in stage survey.
         code: digest of the code that the coordinator has for sites.
+        step: of a sum; None in a study without secure aggregation.
     """
 
     study: Study
@@ -55,6 +71,7 @@ class Task:
     statistics: Statistics | None
     weights: Weights
     code: str = field(default_factory=code_digest)
+    step: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +112,16 @@ class Evaluation:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Masked:
+    """What a site adds to a sum; nothing can be read of it before the sum is complete."""
+
+    site: str
+    vector: Vector
+
+
 def task_content(task: Task) -> RecordDict:
-    """A task as the content of a message."""
+    """A task as the content of a message; the steps of a sum are put in by ``with_step``."""
     config = ConfigRecord(
         {
             "protocol": PROTOCOL,
@@ -139,7 +164,7 @@ def decode_task(content: RecordDict) -> Task:
         width = len(numeric_names(study))
         if not len(statistics.mean) == len(statistics.deviation) == width:
             raise MessageError("task: statistics", f"must be of the study's {width} numeric features")
-    arrays = content.array_records.get(ARRAYS)
+    arrays, asked = content.array_records.get(ARRAYS), content.config_records.get(STEP)
     return Task(
         study=study,
         stage=stage,
@@ -149,7 +174,67 @@ def decode_task(content: RecordDict) -> Task:
         statistics=statistics,
         weights={} if arrays is None else decode_weights(arrays),
         code=_field(config, "code", str),
+        step=None if asked is None else _decode_step(asked),
     )
+
+
+def with_step(content: RecordDict, step: Step) -> RecordDict:
+    """The content of a task, asking for one step of a sum."""
+    return RecordDict({**content, STEP: ConfigRecord({"step": step_to_json(step)})})
+
+
+def _decode_step(record: ConfigRecord) -> Step:
+    try:
+        return step_from_json(_field(record, "step", str))
+    except ConfigError as error:
+        raise MessageError(f"task: {error.name}", error.rule, value=error.value) from None
+
+
+def step_reply_content(reply: Tree) -> RecordDict:
+    """The answer to a step, but to the masking one, as the content of a message."""
+    return RecordDict({CONFIG: ConfigRecord({_REPLY: to_json(reply)})})
+
+
+def decode_step_reply(kind: type[R], content: RecordDict) -> R:
+    """The inverse of ``step_reply_content``; raises ``MessageError``."""
+    try:
+        return from_json(kind, _field(_config(content), _REPLY, str))
+    except ConfigError as error:
+        raise MessageError(f"reply: {error.name}", error.rule, value=error.value) from None
+
+
+def masked_content(masked: Masked) -> RecordDict:
+    """A masked vector as the content of a message."""
+    size, words = _PIECE_BYTES // 4, masked.vector.words
+    parts = {f"{start:012d}": words[start : start + size] for start in range(0, len(words), size)}
+    arrays = encode_weights({**parts, _SUMS: masked.vector.sums})
+    return RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord({"site": masked.site})})
+
+
+def decode_masked(content: RecordDict, expected: Vector) -> Masked:
+    """The inverse of ``masked_content``, which takes the arrays out of it.
+
+    Args:
+        expected: a vector of the lengths that must come back.
+
+    Raises:
+        MessageError: anything missing, or of another type or length.
+    """
+    arrays = content.array_records.get(ARRAYS)
+    if arrays is None:
+        raise MessageError("masked vector", f"must have a record {ARRAYS}")
+    found: Weights = {}
+    for place in sorted(arrays):
+        found |= _load_piece(place, arrays.pop(place))
+    sums = found.pop(_SUMS, np.empty(0))
+    words = [found[name] for name in sorted(found)]
+    for name, like, parts in (("words", expected.words, words), ("sums", expected.sums, [sums])):
+        length = sum(part.size for part in parts)
+        if length != like.size or any(part.dtype != like.dtype or part.ndim != 1 for part in parts):
+            rule = f"must be {like.size} numbers of {like.dtype}"
+            raise MessageError(f"masked vector: {name}", rule, value=length)
+    whole = np.concatenate([np.empty(0, np.uint32), *words], dtype=np.uint32)
+    return Masked(_field(_config(content), "site", str), Vector(whole, sums.astype(np.uint64)))
 
 
 def survey_content(reply: SurveyReply) -> RecordDict:
@@ -269,14 +354,7 @@ def decode_weights(arrays: ArrayRecord) -> Weights:
 def _decode_pieces(pieces: Iterable[tuple[str, Array]]) -> Weights:
     weights: Weights = {}
     for place, piece in pieces:
-        if piece.stype != _PIECE:
-            raise MessageError(f"weights {place}", f"must be {_PIECE}", value=piece.stype)
-        try:
-            found = safetensors.numpy.load(piece.data)  # checks every length, and runs nothing
-        except Exception as error:  # of the parser, or a type that NumPy does not have
-            reason = str(error).split("\n")[0]
-            raise MessageError(f"weights {place}", f"must be readable {_PIECE}", value=reason) from None
-        for name, array in found.items():
+        for name, array in _load_piece(place, piece).items():
             if name in weights:
                 raise MessageError(f"weights {name}", "must be named once")
             if not np.issubdtype(array.dtype, np.floating):
@@ -291,12 +369,14 @@ Form = tuple[str, tuple[int, ...]]  # dtype and shape of a tensor
 
 
 def piece_forms(piece: Array) -> dict[str, Form]:
-    """Names and forms of the tensors in one piece of weights.
+    """Names and forms of the tensors in one piece of weights, or of a masked vector.
 
     Raises:
-        MessageError: what is not finite tensors of floats, or holds anything besides.
+        MessageError: what is not tensors, of floats that are finite, or holds anything besides.
     """
-    found = _decode_pieces([("piece", piece)])
+    found = _load_piece("piece", piece)
+    if any(np.issubdtype(array.dtype, np.floating) for array in found.values()):
+        _decode_pieces([("piece", piece)])
     if piece != _to_piece(found):
         raise MessageError("weights", "must be tensors, as encoded here, and nothing besides")
     return {name: (str(array.dtype), array.shape) for name, array in found.items()}
@@ -318,7 +398,9 @@ def check_reply(content: RecordDict, task: Task, site: str) -> str:
         if list(arrays) != [f"{place:06d}" for place in range(len(arrays))]:
             raise MessageError("reply: arrays", "must be pieces in order")
         content = RecordDict({**content, ARRAYS: ArrayRecord()})
-    if task.stage == SURVEY:
+    if isinstance(task.study.secure_aggregation, SecAgg):
+        kind, again, said = _check_step(content, task)
+    elif task.stage == SURVEY:
         survey = decode_survey(content, task.study)
         kind, again, said = "survey", survey_content(survey), (survey.site, SURVEY, task.round)
     elif task.stage == EVALUATE:
@@ -332,6 +414,45 @@ def check_reply(content: RecordDict, task: Task, site: str) -> str:
     if said != (site, task.stage, task.round):
         raise MessageError("reply", "must be of this site, and of the stage and round of its task", value=said)
     return kind
+
+
+def _check_step(content: RecordDict, task: Task) -> tuple[str, RecordDict, tuple[str, str, int]]:
+    """The kind of an answer to a step of a sum, the same encoded again, and what it says of itself."""
+    if isinstance(task.step, Mask):
+        site = _field(_config(content), "site", str)
+        again = RecordDict({ARRAYS: ArrayRecord(), CONFIG: ConfigRecord({"site": site})})
+        return "masked", again, (site, task.stage, task.round)
+    if isinstance(task.step, Advertise):
+        advert = decode_step_reply(Advert, content)
+        return "advert", step_reply_content(advert), (advert.site, task.stage, task.round)
+    if isinstance(task.step, Share):
+        sealed = decode_step_reply(Sealed, content)
+        return "sealed", step_reply_content(sealed), (sealed.site, task.stage, task.round)
+    opened = decode_step_reply(Opened, content)
+    return "opened", step_reply_content(opened), (opened.site, task.stage, task.round)
+
+
+def masked_forms(words: int, sums: int) -> dict[str, Form]:
+    """Names and forms of the tensors of a masked vector.
+
+    Args:
+        words, sums: their numbers.
+    """
+    size = _PIECE_BYTES // 4
+    forms: dict[str, Form] = {
+        f"{start:012d}": ("uint32", (min(size, words - start),)) for start in range(0, words, size)
+    }
+    return forms | {_SUMS: ("uint64", (sums,))}
+
+
+def _load_piece(place: str, piece: Array) -> Weights:
+    if piece.stype != _PIECE:
+        raise MessageError(f"weights {place}", f"must be {_PIECE}", value=piece.stype)
+    try:
+        return safetensors.numpy.load(piece.data)  # checks every length, and runs nothing
+    except Exception as error:  # of the parser, or a type that NumPy does not have
+        reason = str(error).split("\n")[0]
+        raise MessageError(f"weights {place}", f"must be readable {_PIECE}", value=reason) from None
 
 
 def _score_metrics(scores: Scores) -> dict[str, MetricRecordValues]:

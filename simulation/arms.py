@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.config import CLINICAL, Study
+from shared.config import CLINICAL, NoSecureAggregation, Study
 from simulation.config import CENTRALISED, FEDERATED, INPUTS, LOCAL, SCRATCH, Comparison
 
 
@@ -82,6 +82,8 @@ def _chain(
     for name, modalities in inputs.items():
         has_images = any(m != CLINICAL for m in modalities)
         own = replace(study, modalities=modalities)
+        if len(trains) == 1:  # whose sum would be its own
+            own = replace(own, secure_aggregation=NoSecureAggregation())
         if not has_images:
             own = replace(own, pretrain=replace(own.pretrain, rounds=0))
         first = next((arm for arm in chain if arm.study.pretrain.rounds), None)

@@ -12,7 +12,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from shared.config import MAE, Features, Model, NoPrivacy, PatientDPSGD, SimCLR, Strategy, Study
+from shared.config import (
+    MAE,
+    Features,
+    Model,
+    NoPrivacy,
+    NoSecureAggregation,
+    PatientDPSGD,
+    SecAgg,
+    SimCLR,
+    Strategy,
+    Study,
+)
 from shared.errors import ConfigError
 from shared.knobs import Tree, dump, load
 from simulation.cohorts.config import FolderCohort, IstCohort, OctCohort, SyntheticCohort
@@ -28,6 +39,7 @@ _GROUPS: dict[str, dict[str, Tree]] = {
     "model": {"model": Model()},
     "strategy": {"strategy": Strategy()},
     "privacy": {"none": NoPrivacy(), "patient_dpsgd": PatientDPSGD()},
+    "secure_aggregation": {"none": NoSecureAggregation(), "secagg": SecAgg()},
     "comparison": {"comparison": Comparison()},
 }
 _OF_SIMULATIONS = {field.name for field in fields(Experiment)} - {field.name for field in fields(Study)}

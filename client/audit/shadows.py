@@ -84,7 +84,7 @@ def _shadow(patients: Patients, start: Start, chosen: Flags, seed: int, device: 
 
 
 def _gradients(study: Study, store: SiteStore, seed: int, device: torch.device) -> Gradients:
-    """As the model's own were made, with privacy or without; of a shadow, from which nothing leaves, by a plain seed."""
+    """As the model's own were made, with privacy or without; by a plain seed, since nothing of a shadow leaves."""
     release = PrivacyPlan.of(study).release_of(FINETUNE)
     if release is None or not isinstance(study.privacy, PatientDPSGD):
         return BatchGradients(store.take_cases, study.finetune, device)

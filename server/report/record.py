@@ -121,6 +121,7 @@ class Run:
     privacy: Privacy
     seconds: Mapping[str, float]
     provenance: Mapping[str, str]
+    summed: bool = False  # nobody has the figures of single hospitals
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -234,6 +235,7 @@ def read_run(run: Path) -> Run:
         cohort=summary.inside("cohort").values,
         privacy=_privacy(summary.inside("privacy")),
         seconds=summary.inside("seconds").numbers(),
+        summed=summary.inside("secure_aggregation").text("kind") == "secagg",
         provenance={label: summary.text(key) for label, key in labels.items() if summary.text(key)},
     )
 

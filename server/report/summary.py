@@ -39,6 +39,7 @@ def study_summary(study: Study, command: str, seconds: Mapping[str, float]) -> d
         "seed": study.seed,
         "study_digest": digest(study),
         "task": dump(study.task),
+        "secure_aggregation": dump(study.secure_aggregation),
         "command": command,
         "seconds": dict(seconds),
         "privacy": privacy_facts(study),

@@ -70,6 +70,15 @@ def test_it_says_that_there_is_no_differential_privacy() -> None:
     assert "no differential privacy" in section(STUDY, "What it costs of the patients' privacy")
 
 
+def test_it_says_what_is_masked_and_from_whom() -> None:
+    summed = make_study({"secure_aggregation": {"kind": "secagg"}, "strategy": {"norm_limit": 0.0}})
+    assert "masked" not in section(STUDY, "What leaves the site")
+    leaves = section(summed, "What leaves the site")
+    assert "their sum over at least 3 sites and no site's own" in leaves
+    assert "who these other sites are is what the coordinator says" in leaves
+    assert "seconds" not in leaves
+
+
 # Changes
 
 

@@ -17,7 +17,8 @@ from shared.config import Study
 from simulation.grid import LocalGrid
 from tests.e2e.federation import Federation
 from tests.factories import make_study
-from tests.server.federations import assert_same_outcome, image_sites
+from tests.server.federations import assert_same_outcome, clinical_sites, image_sites
+from tests.sums import summed_study
 
 KILLS = Path(__file__).with_name("kills")
 Place = tuple[str, str, str, int, str]  # kind of process, module, function, call, before or after
@@ -69,6 +70,13 @@ MIXED: list[Place] = [
     ("coordinator serve", "server.serve", "_follow", 1, "after"),
 ]
 
+SUMS: list[Place] = [  # in a study with secure aggregation
+    ("client.worker", "client.secure_aggregation", "_share", 1, "after"),
+    ("client.worker", "client.secure_aggregation", "_mask", 1, "after"),  # noted, but not on its way yet
+    ("server.app", "server.secure_sum", "masks_left", 1, "before"),  # the sites have opened their shares
+    ("client.worker", "client.secure_aggregation", "_unmask", 1, "after"),
+]
+
 
 def study_of(rounds: int) -> Study:
     """Two stages of training, at least as many phases as places to die at."""
@@ -93,7 +101,17 @@ def expected(folder: Path, study: Study, sites: list[Path]) -> Path:
     ids=["study", "link", "node", "worker", "mixed"],
 )
 def test_run_survives_kills_and_ends_in_the_same_bits(tmp_path: Path, plan: list[Place]) -> None:
-    sites, study = image_sites(tmp_path / "sources"), study_of(max(len(plan) - 4, 2))
+    survive(tmp_path, plan, image_sites(tmp_path / "sources"), study_of(max(len(plan) - 4, 2)))
+
+
+def test_sums_survive_kills_and_are_the_same(tmp_path: Path) -> None:
+    """Keys are signed here; a site goes on from its disk, a coordinator begins the round anew."""
+    sites = clinical_sites(tmp_path / "sources")
+    survive(tmp_path, SUMS, sites, summed_study({"finetune.rounds": len(SUMS) - 1, "strategy.round_timeout_s": 120.0}))
+
+
+def survive(tmp_path: Path, plan: list[Place], sites: list[Path], study: Study) -> None:
+    """Run a study whose processes die as planned, and compare its end with that of the uninterrupted one."""
     kills = tmp_path / "kills"
     kills.mkdir()
     (kills / "plan.json").write_text(json.dumps(plan))

@@ -287,6 +287,14 @@ def test_what_left_the_hospitals_is_counted(tmp_path: Path, privacy: dict[str, A
     ]
 
 
+def test_sums_are_not_taken_for_means_over_hospitals(tmp_path: Path, full: str) -> None:
+    summary, rounds = example()
+    said = "ranks the patients of all hospitals in one list"
+    assert said not in full
+    assert said in report(tmp_path, summary | {"secure_aggregation": {"kind": "secagg"}}, rounds)
+    assert said not in report(tmp_path, summary | {"secure_aggregation": {"kind": "none"}}, rounds)
+
+
 def test_failures_are_gathered_with_their_reason(tmp_path: Path) -> None:
     line = {"arm": "federated.multimodal", "stage": "finetune", "loss": 1.0, "sites": ["north"]}
     rounds: list[dict[str, Any]] = [{**line, "round": n, "failed": {"west": "no answer"}} for n in (1, 2, 3, 7)]

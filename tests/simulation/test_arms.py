@@ -45,6 +45,12 @@ def test_folders_are_distinct_and_below_the_run() -> None:
     assert all(folder.is_relative_to(RUN / "arms") for folder in folders)
 
 
+def test_arm_of_one_site_is_not_a_sum() -> None:
+    changes = {"secure_aggregation": {"kind": "secagg"}, "strategy": {"norm_limit": 0.0}}
+    for arm in flat(arms_of(*ALL, changes=changes)):
+        assert arm.study.secure_aggregation.kind == ("secagg" if len(arm.trains) > 1 else "none"), arm.name
+
+
 def test_who_trains_and_who_judges() -> None:
     for arm in flat(arms_of(*ALL)):
         alone = tuple(site for site in SITES if site.name == arm.site)

@@ -13,6 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from shared.config import SecAgg
 from shared.errors import ConfigError
 from simulation.compose import CONFIGS, register, to_experiment
 from simulation.config import Experiment
@@ -137,6 +138,16 @@ def test_what_the_dataclasses_refuse_is_a_config_error(override: str, name: str)
     with pytest.raises(ConfigError) as caught:
         experiment(override)
     assert caught.value.name == name
+
+
+def test_secure_aggregation_turns_off_what_must_see_single_updates() -> None:
+    assert experiment().strategy.norm_limit > 0
+    chosen = experiment("secure_aggregation=secagg", "secure_aggregation.fewest=4", "strategy=fedadam")
+    assert (chosen.strategy.name, chosen.strategy.norm_limit) == ("fedadam", 0.0)
+    assert isinstance(chosen.secure_aggregation, SecAgg)
+    assert chosen.secure_aggregation.fewest == 4
+    with pytest.raises(ConfigError, match=r"strategy\.name must work on the mean"):
+        experiment("secure_aggregation=secagg", "strategy=krum")
 
 
 def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
