@@ -6,6 +6,7 @@ Per-example gradients come from ``torch.func.vmap`` over the untouched model; cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from client.gradients import Take
 from client.store import Rows
@@ -107,15 +109,16 @@ class PatientGradients:
         _, patient, count = np.unique(self._subjects[rows], return_inverse=True, return_counts=True)
         patient_of_row = torch.from_numpy(patient).to(device)
         share = torch.from_numpy((1.0 / count)[patient]).to(device, torch.float32)
-        total: Named = {}
+        total = {name: weight.new_zeros(len(count), *weight.shape) for name, weight in weights.items()}
         batch = self._take(rows).to(device)
         for at, examples in batch.alike():
             prepared = objective.prepare(examples, generator)
+            if not prepared.tensors():  # nothing was seen of these
+                continue
             found = example_gradients(objective, weights, prepared, self._stage.precision)
             if len(at) == len(rows) == len(count):  # one example of each patient, all alike
                 return found
             for name, gradients in found.items():
-                total.setdefault(name, gradients.new_zeros(len(count), *gradients.shape[1:]))
                 shared = gradients * share[at].view(-1, *[1] * (gradients.ndim - 1))
                 total[name].index_add_(0, patient_of_row[at], shared)
         return total
@@ -132,15 +135,36 @@ def example_gradients(objective: Objective, weights: Named, prepared: Alike, pre
     device = next(iter(weights.values())).device
 
     def loss_of_one(trained: Named, tensors: Named) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss: Tensor = functional_call(alone, trained, (prepared.of_one(tensors),))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"), _PlainForms():
+            # Ties are left to the modules: a module under two names is put back wrongly otherwise.
+            loss: Tensor = functional_call(alone, trained, (prepared.of_one(tensors),), tie_weights=False)
         return loss.float()
 
-    # Dropout is drawn for each example by itself. Of attention, vmap knows the plain form alone on a processor.
+    # Dropout is drawn for each example by itself.
     of_each = vmap(grad_and_value(loss_of_one), in_dims=(None, 0), randomness="different")
-    with sdpa_kernel(SDPBackend.MATH):
-        gradients, _ = of_each({f"objective.{name}": w.detach() for name, w in weights.items()}, prepared.tensors())
+    gradients, _ = of_each({f"objective.{name}": w.detach() for name, w in weights.items()}, prepared.tensors())
     return {name.removeprefix("objective."): gradient for name, gradient in gradients.items()}
+
+
+class _PlainForms(TorchFunctionMode):
+    """Functions for which vmap has no rule, or autograd under it no backward of mixed precision, in plain forms."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is functional.scaled_dot_product_attention:
+            return _attention(*args, **(kwargs or {}))
+        if function in (functional.layer_norm, functional.group_norm):  # in full precision, as autocast on a GPU
+            args = (args[0].float(), *args[1:])
+        return function(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, **others: Any
+) -> Tensor:
+    """Scaled dot product attention (arXiv 1706.03762), (…, L, D)."""
+    assert not others.get("is_causal")  # no encoder of images is
+    similarity = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+    weights = (similarity if attn_mask is None else similarity + attn_mask).softmax(-1)
+    return functional.dropout(weights, dropout_p) @ value
 
 
 class _Loss(nn.Module):

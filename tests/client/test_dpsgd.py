@@ -124,6 +124,8 @@ def test_gradients_by_vmap_are_those_of_autograd_one_example_at_a_time(stage: st
     weights = dict(objective.named_parameters())
     for at, examples in take(np.arange(ROWS)).alike():
         prepared = objective.prepare(examples, Generator().manual_seed(2))
+        if not prepared.tensors():  # an eye without scans
+            continue
         found = example_gradients(objective, weights, prepared, config.precision)
         for place in range(len(at)):
             alone = prepared.of_one({name: tensor[place] for name, tensor in prepared.tensors().items()})
@@ -164,7 +166,7 @@ def test_how_many_patients_are_in_memory_at_once_changes_nothing(stage: str, cha
 # The clipping law
 
 
-@settings(max_examples=6)
+@settings(max_examples=8)
 @given(
     st.sampled_from(CHOICES[:4]),
     st.sets(st.sampled_from(np.unique(SUBJECTS).tolist()), min_size=1),
@@ -181,7 +183,7 @@ def test_one_patient_moves_the_sum_by_the_clip_at_most(
             weight *= scale
     stage = Stage(precision=precision)
     one = sorted(patients)[0]
-    rows = np.flatnonzero(np.isin(SUBJECTS, list(patients)))
+    rows = np.flatnonzero(np.isin(SUBJECTS, list(patients)))[:4]
     with_all, without = (
         step(objective, private(take, stage, clip=clip), chosen) for chosen in (rows, rows[SUBJECTS[rows] != one])
     )
@@ -201,25 +203,22 @@ def test_one_patient_moves_the_sum_of_pretraining_by_the_clip_at_most(
 
 
 def test_nt_xent_breaks_the_law_though_every_part_is_clipped() -> None:
-    """Per-example accounting of a loss that compares patients: one patient more changes the parts of all others."""
-    generator, clip = Generator().manual_seed(0), 1.0
-    weight = torch.randn(6, 3, generator=generator)
-    base = torch.randn(1, 6, generator=generator)
-    first = torch.cat([base + 0.05 * torch.randn(7, 6, generator=generator), base])
-    second = first + 0.05 * torch.randn(first.shape, generator=generator)
+    """One more scan, to which all others are close: it turns the parts of all others, each of which is clipped."""
+    count, clip = 16, 0.1
+    scans = torch.cat([torch.cat([torch.ones(count, 1), torch.eye(count)], dim=1), torch.eye(count + 1)[:1]])
 
-    def clipped_sum(count: int) -> Tensor:
-        total = torch.zeros_like(weight)
-        for anchor in range(count):
-            trained = weight.clone().requires_grad_()
-            projected = [views[:count] @ trained for views in (first, second)]
-            # As hooks of per-example gradients see it: only this example's own activations carry its gradient.
-            own = [torch.where(torch.arange(count)[:, None] == anchor, p, p.detach()) for p in projected]
-            gradient = torch.autograd.grad(count * nt_xent(*own, 0.05), trained)[0]
+    def clipped_sum(present: int) -> Tensor:
+        total = torch.zeros(count + 1, count + 1)
+        for anchor in range(present):
+            weight = torch.eye(count + 1).requires_grad_()
+            projected = scans[:present] @ weight
+            # As accounting by example sees it: an example's gradient goes through its own activations.
+            own = torch.where(torch.arange(present)[:, None] == anchor, projected, projected.detach())
+            gradient = torch.autograd.grad(present * nt_xent(own, own, 0.05), weight)[0]
             total += gradient * min(1.0, clip / float(gradient.norm()))
         return total
 
-    assert float((clipped_sum(8) - clipped_sum(7)).norm()) > 1.5 * clip
+    assert float((clipped_sum(count + 1) - clipped_sum(count)).norm()) > 5 * clip
 
 
 def test_a_gradient_that_is_not_finite_counts_nothing() -> None:
