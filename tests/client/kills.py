@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-STEP = int(os.environ.get("FEDRETINA_KILL_STEP", "4"))  # 1: every statement, minutes instead of seconds
+STEP = int(os.environ.get("FEDRETINA_KILL_STEP", "8"))  # 1: every statement, minutes instead of seconds
 
 
 @contextmanager
