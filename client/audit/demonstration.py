@@ -21,6 +21,7 @@ from shared.objectives.supervised import SupervisedObjective
 _SMOOTHNESS = 1e-2
 _SAME = 1e-3  # relative error below which a clinical input counts as read
 _UNCHANGED = 1e-6
+_CLEARLY = 0.05  # of structural similarity; less is chance
 
 Pixels = NDArray[np.uint8]
 
@@ -53,7 +54,7 @@ class Redrawn:
     @property
     def is_recognised(self) -> bool:
         """Whether it is more like this scan than any other patient's is, and than unrelated reconstructions are."""
-        return self.own.ssim > max(self.unrelated.ssim, self.other_scan.ssim)
+        return self.own.ssim > max(self.unrelated.ssim, self.other_scan.ssim) + _CLEARLY
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,11 @@ def demonstrate(
     build_optimizer(objective, study, study.finetune)  # which tells the weights that this study trains
     objective.eval()
     generator = Generator().manual_seed(seed)
-    originals, found, read, inputs = [], [], 0, 0
+    originals, found, owners, read, inputs = [], [], list[int](), 0, 0
     for rows in batches:
         cases = patients.store.take_cases(rows).to(next(objective.parameters()).device)
         originals.append(_shown(cases))
+        owners += [int(subject) for shown in cases.shown.values() for subject in _owners(patients, rows, shown)]
         found.append(_redraw(objective, cases, generator, steps))
         if len(rows) == 1 and CLINICAL in study.modalities and bool(cases.recorded is not None and cases.recorded[0]):
             right = _read_record(objective, cases)
@@ -101,7 +103,7 @@ def demonstrate(
     frozen = study.finetune.encoder_lr == 0.0 and not any(
         p.requires_grad for name, p in objective.named_parameters() if "encoders." in name
     )
-    return Demonstration(len(batches[0]), tuple(_compare(originals, found)), read, inputs, frozen)
+    return Demonstration(len(batches[0]), tuple(_compare(originals, found, owners)), read, inputs, frozen)
 
 
 def _redraw(objective: SupervisedObjective, cases: Cases, generator: Generator, steps: int) -> dict[str, Tensor]:
@@ -142,6 +144,12 @@ def _shown(cases: Cases) -> dict[str, Tensor]:
     return {name: images[cases.shown[name]][:, 0].float().cpu() for name, images in cases.images.items()}
 
 
+def _owners(patients: Patients, rows: NDArray[np.int64], shown: Tensor) -> NDArray[np.int64]:
+    """The patient of each scan that is there."""
+    subjects: NDArray[np.int64] = patients.store.case_subjects[rows[shown.nonzero()[:, 0].cpu().numpy()]]
+    return subjects
+
+
 def _read_record(objective: SupervisedObjective, cases: Cases) -> NDArray[np.bool_]:
     """Which inputs of the clinical record of a single case its gradient gives away, as the first layer sees them."""
     layers = chain(objective.model.record.modules(), [objective.model.heads[CLINICAL]])
@@ -159,12 +167,12 @@ def _read_record(objective: SupervisedObjective, cases: Cases) -> NDArray[np.boo
     return found
 
 
-def _compare(originals: list[dict[str, Tensor]], found: list[dict[str, Tensor]]) -> list[Redrawn]:
+def _compare(originals: list[dict[str, Tensor]], found: list[dict[str, Tensor]], owners: list[int]) -> list[Redrawn]:
     """Each scan beside its reconstruction, with the likeness of unrelated ones of the same modality."""
     scans, redrawn = _flat(originals), _flat(found)
     compared = []
     for place, (modality, original) in enumerate(scans):
-        others = [i for i, (name, _) in enumerate(scans) if name == modality and i != place]
+        others = [i for i, (name, _) in enumerate(scans) if name == modality and owners[i] != owners[place]]
         unrelated = [likeness(redrawn[i][1], original) for i in others]
         real = [likeness(scans[i][1], original) for i in others]
         compared.append(

@@ -69,18 +69,16 @@ def headline(audit: Audit) -> str:
     """The finding, in one sentence."""
     rate = strongest(audit.attacks, FALSE_RATES.index(GATE_RATE))
     if audit.breaks_its_promise:
-        return (
-            "More patients can be told than the study's differential privacy permits: the model must not be released."
-        )
+        return "More patients can be told than the study\u2019s differential privacy permits: do not release the model."
     if audit.verdict == FAIL and rate is not None:
         return (
             f"An attacker who accuses {_people(rate.false_alarms)} of {audit.others:,} wrongly finds "
-            f"{percent(rate.found)} of the patients who trained the model: more than the site's limit allows."
+            f"{percent(rate.found)} of the patients who trained the model: more than the site\u2019s limit allows."
         )
     if rate is None:
         return "There are too few held-out patients to say at 1\u00a0% false alarms whether patients can be told."
     if audit.verdict == WARN:
-        return "An attacker does somewhat better than guessing, but stays within the site's limit."
+        return "An attacker does somewhat better than guessing, but stays within the site\u2019s limit."
     return "The attacks did not tell the patients who trained the model from those who did not."
 
 
@@ -108,7 +106,7 @@ def caveats(audit: Audit) -> list[str]:
             "what pretraining and later changes of the encoders remember is under-stated."
         )
     if audit.shadows < 64:
-        said.append(f"{audit.shadows} shadow models are few: all patients share one deviation. 64 attack harder.")
+        said.append(f"{audit.shadows} shadow models are few, and all patients share one deviation: 64 attack harder.")
     said.append(
         "Shadow models are trained at this site alone. A model of many hospitals remembers each patient less than they "
         "do, and the attack does not know the other hospitals' data; nor would most attackers."
@@ -120,7 +118,7 @@ def redrawn(shown: Demonstration) -> str:
     """What a demonstration came to."""
     size = "a step on one patient" if shown.batch == 1 else f"a step on {shown.batch} patients together"
     recognised = sum(scan.is_recognised for scan in shown.scans)
-    said = f"From {size}, {recognised} of {len(shown.scans)} scans came out more like themselves than any other does."
+    said = f"From {size}, {recognised} of {len(shown.scans)} scans came out more like themselves than like any other."
     if shown.inputs:
         said += f" {shown.inputs_read} of {shown.inputs} inputs of the clinical records could be read exactly."
     return said
