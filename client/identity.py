@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.site import read_settings
 from shared.knobs import to_json
 from shared.messages import Task
 
@@ -19,10 +20,11 @@ _READ = ("dataset.yaml", "events.parquet", "imaging/index.parquet", "subject_spl
 
 
 def release_identity(folder: Path, task: Task) -> str:
-    """SHA-256 of all that a result depends on: the whole task, the code, and the site's tables."""
+    """SHA-256 of all that a result depends on: the whole task, the code, the site's tables and its device."""
     found = hashlib.sha256(_data_digest(folder, task.study.task.name).encode())
+    device = read_settings(folder).device  # which rounds in its own way
     statistics = "" if task.statistics is None else to_json(task.statistics)
-    for part in (to_json(task.study), task.stage, task.round, task.rounds, task.split, statistics, task.code):
+    for part in (to_json(task.study), task.stage, task.round, task.rounds, task.split, statistics, task.code, device):
         found.update(f"{part}\0".encode())
     for name, array in sorted(task.weights.items()):
         found.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())

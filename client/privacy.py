@@ -14,7 +14,8 @@ from client.audit.gate import Gate, NoGate, open_gate
 from client.counts import noised_fraction, noised_scores, noised_survey
 from client.evaluation import evaluate, fit_intercept, predict
 from client.gradients import BatchGradients, Gradients, Take
-from client.secret import derive, numpy_generator, release_id, site_secret, torch_generator
+from client.identity import release_identity
+from client.secret import derive, numpy_generator, site_secret, torch_generator
 from client.splits import TRAIN, TUNING
 from client.store import SiteStore
 from shared import config
@@ -92,10 +93,10 @@ class PatientDPSGD:
     def __init__(self, folder: Path, store: SiteStore, task: Task, privacy: config.PatientDPSGD) -> None:
         self._store, self._task, self._privacy = store, task, privacy
         self._plan = PrivacyPlan.of(task.study)
-        if self._plan.delta * store.patients >= 1.0:
-            rule = f"must be < 1 / patients of site {store.name} ({store.patients})"
+        if self._plan.delta * len(store.subjects) >= 1.0:
+            rule = f"must be < 1 / patients of site {store.name} ({len(store.subjects)})"
             raise SiteError("privacy.delta", rule, value=self._plan.delta, remedy="Ask for a smaller one.")
-        self._secret, self._release = site_secret(folder), release_id(store, task)
+        self._folder, self._secret, self._release = folder, site_secret(folder), release_identity(folder, task)
         self.seed = int.from_bytes(self._key("order")[:8], "big") >> 1
 
     def _key(self, purpose: str) -> bytes:
@@ -110,7 +111,7 @@ class PatientDPSGD:
         if release is None:
             return 0.5
         study = self._task.study
-        asked = release_id(self._store, Task(study, "survey", 0, 0, "", None, {}))
+        asked = release_identity(self._folder, Task(study, "survey", 0, 0, "", None, {}))
         random = numpy_generator(derive(self._secret, asked, "noise"))
         train = self._store.rows_of_cases(TRAIN)
         labels = self._store.labels[train].astype(np.float64)

@@ -1,4 +1,4 @@
-"""From what does a site draw its samples and its noise? From a secret of its own and from what is being released.
+"""From what does a site draw its samples and its noise? From a secret of its own and from the identity of a release.
 
 The coordinator knows the study's seed, and must not know the noise. A task that is repeated gives the same bits, so it
 releases nothing new; whatever could change the answer changes the noise, so no two answers differ by data alone.
@@ -15,11 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.store import SiteStore
 from shared.errors import KeyFileError
 from shared.keys import write_secret
-from shared.knobs import digest, to_json
-from shared.messages import Task
 
 SECRET = "state/privacy.key"
 _BYTES = 32
@@ -50,23 +47,6 @@ def site_secret(folder: Path) -> bytes:
         remedy = "Move it away: a new one is made, with which earlier answers cannot be repeated."
         raise KeyFileError(str(file), f"must hold {_BYTES} bytes", value=len(secret), remedy=remedy)
     return secret
-
-
-def release_id(store: SiteStore, task: Task) -> str:
-    """What names the answer to a task: two answers of one name are the same bits, and one release.
-
-    SHA-256 over all that the answer depends on: the task with its weights and statistics, the site's data, its device
-    and the code.
-    """
-    name = hashlib.sha256()
-    statistics = "" if task.statistics is None else to_json(task.statistics)
-    facts = (digest(task.study), task.stage, task.round, task.rounds, task.split, task.code, statistics)
-    for fact in (*facts, store.fingerprint, store.settings.device):
-        name.update(f"{fact}\0".encode())
-    for key, array in sorted(task.weights.items()):
-        name.update(f"{key}\0{array.dtype}\0{array.shape}\0".encode())
-        name.update(np.ascontiguousarray(array).data)
-    return name.hexdigest()
 
 
 def derive(secret: bytes, release: str, purpose: str) -> bytes:

@@ -62,7 +62,10 @@ def read_settings(folder: Path) -> SiteSettings:
     if not file.exists():
         return SiteSettings()
     try:
-        return load(SiteSettings, yaml.safe_load(file.read_text(encoding="utf-8")) or {}, "site.yaml: ")
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        if isinstance(settings, dict) and settings.get("audit") is False:
+            settings["audit"] = "off"  # which YAML reads as no
+        return load(SiteSettings, settings, "site.yaml: ")
     except yaml.YAMLError as error:
         raise SiteError(str(file), "must be valid YAML", value=str(error).splitlines()[0]) from None
     except FedretinaError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -113,20 +112,6 @@ class SiteStore:
         images = np.zeros((*rows.shape, 1, *self.pixels.values.shape[1:]), dtype=np.uint8)
         images[shown, 0] = self.pixels.values[rows[shown]]
         return torch.from_numpy(images), torch.from_numpy(shown)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over all that this site's answers depend on: its cases, records and scans."""
-        name = hashlib.sha256(self.name.encode())
-        tables = [*self.scans.values(), *self.case_scans.values(), self.scan_subjects, self.case_subjects, self.labels]
-        for array in (*tables, self.case_times, self.clinical, self.recorded):
-            name.update(b"absent" if array is None else np.ascontiguousarray(array).tobytes())
-        for split in (self.scan_splits, self.case_splits):
-            name.update("\0".join(split).encode())
-        if self.pixels is not None:
-            name.update(f"{self.pixels.values.shape[1:]}".encode())
-            name.update(self.pixels.table.to_csv(columns=["subject_id", "modality", "eye", "path", "sha256"]).encode())
-        return name.hexdigest()
 
     def survey(self) -> Survey:
         """Sums and counts of this site; those of features over training cases only."""

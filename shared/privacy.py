@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from shared.accounting import Release, epsilon
+from shared.accounting import RDP, Release, epsilon
 from shared.config import PatientDPSGD, Stage, Study
 from shared.errors import ConfigError
 
 SURVEY, PRETRAIN, FINETUNE, EVALUATE = "survey", "pretrain", "finetune", "evaluate"
-_TOLERANCE = 1.002  # of a noise multiplier; the larger, safe end is taken
+_TOLERANCE = 1.01  # of the target: how far below it a plan may stay
+_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -113,20 +114,35 @@ def _plan(study: Study) -> PrivacyPlan:
 
 
 def calibrate(history: Callable[[float], list[Release]], target: float, delta: float) -> float:
-    """The smallest noise multiplier, to 0.2 %, with which a history of releases stays within an ε.
+    """A noise multiplier with which a history of releases comes to an ε within 1 % of a target, and not above it.
 
     Raises:
         ConfigError: not even a very large one does, as the history holds more than that noise.
     """
+    start = noise = _safe_noise(history, target, delta)
+    goal, slope, before = target / math.sqrt(_TOLERANCE), -1.0, (0.0, 0.0)
+    for _ in range(_TRIES):
+        found = epsilon(history(noise), delta)
+        if target / _TOLERANCE <= found <= target:
+            return noise
+        if before[0] not in (0.0, noise) and found > 0.0:
+            slope = math.log(found / before[1]) / math.log(noise / before[0])
+        before = (noise, max(found, target / 100))
+        noise *= (goal / before[1]) ** (1.0 / min(max(slope, -4.0), -0.25))
+    return start
+
+
+def _safe_noise(history: Callable[[float], list[Release]], target: float, delta: float) -> float:
+    """A little more noise than is needed, by RDP, which is a bound too and takes no time."""
     low = high = 1.0
-    while epsilon(history(high), delta) > target:
+    while epsilon(history(high), delta, RDP) > target:
         if high > 2.0**16:
             remedy = "Lower the stages' rounds or epochs, privacy.sampling_rate or the shares, or raise it."
             raise ConfigError("privacy.target_epsilon", "must be reachable", value=target, remedy=remedy)
         low, high = high, high * 2.0
-    while low == high or (epsilon(history(low), delta) <= target and low > 2.0**-6):
+    while low == high or (epsilon(history(low), delta, RDP) <= target and low > 2.0**-6):
         low, high = low / 2.0, low
-    while high / low > _TOLERANCE:
+    while high / low > 1.05:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if epsilon(history(middle), delta) <= target else (middle, high)
+        low, high = (low, middle) if epsilon(history(middle), delta, RDP) <= target else (middle, high)
     return high
