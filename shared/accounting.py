@@ -35,14 +35,13 @@ def epsilon(history: Sequence[Release], delta: float, accountant: str = PRV) -> 
     from opacus.accountants import PRVAccountant, RDPAccountant  # seconds, which a site without privacy is spared
 
     entries = [(release.noise_multiplier, release.sampling_rate, release.steps) for release in history]
-    rdp = RDPAccountant()
-    rdp.history = entries
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), np.errstate(divide="ignore"):  # of its grid, and of a rate of 1
+        rdp = RDPAccountant()
+        rdp.history = entries
         bound = float(rdp.get_epsilon(delta))
-    if accountant == RDP:
-        return bound
-    prv = PRVAccountant()
-    prv.history = entries
-    error = min(max(0.004 * bound, 1e-3), 0.5)  # finer grids cost seconds; what is returned is an upper bound with any
-    with np.errstate(divide="ignore"):  # of a sampling rate of 1
+        if accountant == RDP:
+            return bound
+        prv = PRVAccountant()
+        prv.history = entries
+        error = min(max(0.004 * bound, 1e-3), 0.5)  # finer grids cost seconds; what is returned is a bound with any
         return float(prv.get_epsilon(delta, eps_error=error))

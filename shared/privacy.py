@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from shared.accounting import Release, epsilon
+from shared.accounting import PRV, RDP, Release, epsilon
 from shared.config import PatientDPSGD, Stage, Study
 from shared.errors import ConfigError
 
 SURVEY, PRETRAIN, FINETUNE, EVALUATE = "survey", "pretrain", "finetune", "evaluate"
-_TOLERANCE = 1.002  # of a noise multiplier; the larger, safe end is taken
+_CLOSE, _LOOKS = 0.99, 8  # how much of an ε is to be used, and how often it is looked for
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,36 @@ def _plan(study: Study) -> PrivacyPlan:
 
 
 def calibrate(history: Callable[[float], list[Release]], target: float, delta: float) -> float:
-    """The smallest noise multiplier, to 0.2 %, with which a history of releases stays within an ε.
+    """About the smallest noise multiplier with which a history of releases stays within an ε, from the safe side.
+
+    A bound that is quick to compute brackets it; the accountant that is stated needs seconds, and few looks.
 
     Raises:
         ConfigError: not even a very large one does, as the history holds more than that noise.
     """
-    low = high = 1.0
-    while epsilon(history(high), delta) > target:
-        if high > 2.0**16:
+    low, high = 0.0, _enough(history, target, delta)
+    spent = epsilon(history(high), delta)
+    for _ in range(_LOOKS):
+        if spent >= _CLOSE * target:
+            break
+        guess = max(high * spent / target, math.sqrt(low * high))
+        found = epsilon(history(guess), delta)
+        if found <= target:
+            high, spent = guess, found
+        else:
+            low = guess
+    return high
+
+
+def _enough(history: Callable[[float], list[Release]], target: float, delta: float) -> float:
+    """A noise multiplier that is enough by Rényi's bound, or, where that cannot go so low, by the stated accountant."""
+    accountant = RDP if target >= 1.0 else PRV
+    noise = 1.0
+    while epsilon(history(noise), delta, accountant) > target:
+        noise *= 1.5
+        if noise > 2.0**16:
             remedy = "Lower the stages' rounds or epochs, privacy.sampling_rate or the shares, or raise it."
             raise ConfigError("privacy.target_epsilon", "must be reachable", value=target, remedy=remedy)
-        low, high = high, high * 2.0
-    while low == high or (epsilon(history(low), delta) <= target and low > 2.0**-6):
-        low, high = low / 2.0, low
-    while high / low > _TOLERANCE:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if epsilon(history(middle), delta) <= target else (middle, high)
-    return high
+    while noise > 2.0**-5 and epsilon(history(noise / 1.05), delta, accountant) <= target:
+        noise /= 1.05
+    return noise

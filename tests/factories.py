@@ -58,7 +58,7 @@ def changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         node = result
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = value
+        node[last] = changed(value, {}) if isinstance(value, Mapping) else value
     return result
 
 
