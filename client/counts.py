@@ -26,7 +26,7 @@ def patient_shares(subjects: NDArray[np.int64]) -> Floats:
 
 
 def noised_fraction(labels: Floats, subjects: NDArray[np.int64], noise: float, random: np.random.Generator) -> float:
-    """The fraction of the patients that are positive; one patient moves the count by at most 1.
+    """The fraction of the patients that are positive, in (0, 1); one patient moves the count by at most 1.
 
     Args:
         labels: (N,) of the cases; ``subjects`` their patients.
@@ -34,7 +34,8 @@ def noised_fraction(labels: Floats, subjects: NDArray[np.int64], noise: float, r
     """
     patients = len(np.unique(subjects))
     count = float((labels * patient_shares(subjects)).sum()) + noise * random.standard_normal()
-    return min(max((count + 0.5) / (patients + 1.0), 0.0), 1.0)
+    least = 0.5 / (patients + 1.0)  # half a patient of each class, so that its logarithm exists
+    return min(max((count + 0.5) / (patients + 1.0), least), 1.0 - least)
 
 
 def noised_survey(exact: Survey, study: Study, fraction: float) -> Survey:

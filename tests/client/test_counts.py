@@ -63,8 +63,8 @@ def test_no_case_has_no_scores() -> None:
 @given(st.integers(1, 20), st.integers(0, 1))
 def test_a_patient_moves_a_count_by_one_whatever_number_of_cases(cases: int, label: int) -> None:
     """The same noise with and without a patient of many cases: the noised counts differ by the patient alone."""
-    labels, subjects = np.array([1.0, 0.0, 1.0]), np.array([1, 2, 3])
-    more = np.concatenate([labels, np.full(cases, float(label))]), np.concatenate([subjects, np.full(cases, 9)])
+    labels, subjects = np.repeat([1.0, 0.0], 20), np.arange(40)
+    more = np.concatenate([labels, np.full(cases, float(label))]), np.concatenate([subjects, np.full(cases, 99)])
 
     def count(labels: np.ndarray, subjects: np.ndarray) -> float:
         patients = len(np.unique(subjects))
@@ -110,3 +110,10 @@ def test_a_noised_survey_tells_sizes_and_the_fraction_and_nothing_else() -> None
     assert statistics.prevalence == pytest.approx(0.25, abs=0.02)
     assert statistics.mean == pytest.approx((60.0, 175.0))  # of age, and of the range that the study declares
     assert statistics.deviation == pytest.approx((20.0, 62.5))
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_whatever_the_noise_the_fraction_has_a_logarithm(label: float) -> None:
+    random = np.random.default_rng(5)
+    found = [noised_fraction(np.full(4, label), np.arange(4), 50.0, random) for _ in range(200)]
+    assert 0.0 < min(found) < max(found) < 1.0
