@@ -23,7 +23,7 @@ from shared.accounting import Release, epsilon
 from shared.config import Study
 from shared.errors import FedretinaError
 from shared.knobs import digest
-from shared.messages import Task
+from shared.messages import EVALUATE, FINETUNE, SURVEY, Task
 from shared.privacy import PrivacyPlan
 
 LEDGER = "state/privacy.sqlite"
@@ -89,14 +89,24 @@ def accounted(folder: Path, task: Task, limit: float) -> Iterator[None]:
         BudgetError: it would pass a limit of the site.
         SiteError: the ledger, or the site's data, cannot be used.
     """
-    entry = _entry(folder, task)
+    rows = [_entry(folder, one) for one in _released_by(task)]
     with _opened(folder) as connection:
-        _admit(folder, connection, entry, limit)
+        for row in rows:
+            _admit(folder, connection, row, limit)
     yield
+    places = ", ".join("?" * len(fields(Entry)))
     with _opened(folder) as connection:
-        admitted = _admit(folder, connection, entry, limit)
-        places = ", ".join("?" * len(fields(Entry)))
-        connection.execute(f"INSERT OR IGNORE INTO releases VALUES ({places})", astuple(admitted))
+        for row in rows:
+            admitted = _admit(folder, connection, row, limit)
+            connection.execute(f"INSERT OR IGNORE INTO releases VALUES ({places})", astuple(admitted))
+
+
+def _released_by(task: Task) -> list[Task]:
+    """The task; and the survey where its noised count is used, whether or not the coordinator asked for it before."""
+    uses = task.study.finetune.site_intercept and task.stage in (FINETUNE, EVALUATE)
+    if not uses or PrivacyPlan.of(task.study).release_of(SURVEY) is None:
+        return [task]
+    return [Task(task.study, SURVEY, 0, 0, "", None, {}, code=task.code), task]
 
 
 def entries(folder: Path) -> list[Entry]:

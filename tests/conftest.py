@@ -32,6 +32,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fedretina")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole federations first: what takes long must not be what is left over for one process at the end."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> SiteFolder:
     """A correct site folder of 12 patients, both modalities, 16 x 16 scans."""

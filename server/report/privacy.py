@@ -34,6 +34,14 @@ THREATS = (
     "refuses or fails, and the number of its training examples, which is treated as public.",
     "Not covered: choices made by people who had seen results, such as settings tuned in earlier runs without privacy.",
 )
+_LEARNED = "the model\u2019s weights after noised steps, the number of training examples; no loss, no scores"
+_NOISED = {
+    "survey": "numbers of patients, scans, labelled and training cases, exact and treated as public; "
+    "the number of training patients with the outcome, noised",
+    "pretrain": _LEARNED,
+    "finetune": _LEARNED,
+    "evaluate": "of held-out patients, numbers in cells of the predicted risk, by outcome, noised",
+}
 WITHOUT = (
     "What was sent is exact. Weights can reveal something of the patients behind them: whether somebody took part, and "
     "in bad cases parts of a record or scan. Nothing bounds that here.",
@@ -77,19 +85,28 @@ def _pretraining(study: Study, plan: PrivacyPlan) -> str:
 
 def _sent(study: Study) -> dict[str, str]:
     """What one message of each stage holds."""
-    features, rounds = len(numeric_names(study)), {"pretrain": study.pretrain.rounds, "finetune": study.finetune.rounds}
+    rounds = {"pretrain": study.pretrain.rounds, "finetune": study.finetune.rounds}
+    plan = PrivacyPlan.of(study)
+    noised = {stage: what for stage, what in _NOISED.items() if plan.release_of(stage) is not None}
+    return {
+        stage: what
+        for stage, what in (_exact(study) | noised).items()
+        if rounds.get(stage, study.finetune.rounds) or stage == "survey"
+    }
+
+
+def _exact(study: Study) -> dict[str, str]:
+    """What a message of each stage holds where nothing is noised."""
+    features = len(numeric_names(study))
     learned = "the model\u2019s weights, the number of training examples, the mean loss"
     scores = f"numbers of cases in {BINS:,} bins of the predicted risk, by outcome, and two sums of errors"
     twice = ", and of tuning patients once more" if study.finetune.select == "best" else ""
-    sent = {
+    return {
         "survey": "numbers of patients, scans, labelled cases and cases with the outcome; "
         f"number, sum and sum of squares of {features} numeric clinical inputs",
         "pretrain": learned,
         "finetune": f"{learned}{f'; of tuning patients, {scores}' if study.splits.tuning else ''}",
         "evaluate": f"of held-out patients{twice}, {scores}",
-    }
-    return {
-        stage: what for stage, what in sent.items() if rounds.get(stage, study.finetune.rounds) or stage == "survey"
     }
 
 

@@ -72,6 +72,16 @@ def test_the_ledger_composes_all_that_was_released(north: Path, monkeypatch: pyt
     assert entries(north)[0].patients == 12
 
 
+def test_a_round_that_uses_the_count_of_the_survey_pays_for_it_once(
+    north: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow(monkeypatch, StagePlan())
+    study = make_study({"modalities": ["clinical"], "pretrain.rounds": 0, "finetune.site_intercept": True})
+    survey = Task(study, "survey", 0, 0, "", None, {})
+    release(north, task(study=study), task(number=2, study=study), survey, task("evaluate", study=study))
+    assert [entry.stage for entry in entries(north)] == ["survey", "finetune", "finetune", "evaluate"]
+
+
 def test_a_repeated_task_is_the_same_release_and_another_input_another(north: Path) -> None:
     """Two results with the same noise tell, by their difference, all that differs: none may pass for a repetition."""
     release(north, task(), task(), task())
