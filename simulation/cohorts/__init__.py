@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from client.secret import SECRET
 from shared.config import Task
 from shared.errors import ConfigError
+from shared.keys import write_secret
 from shared.knobs import digest
 from shared.randomness import derive_seed
 from simulation.cohorts import ist, oct, synthetic
@@ -49,6 +52,9 @@ def build_cohort(cohort: Cohort, task: Task, seed: int, cache: Path, workers: in
                 oct.build(cohort, seed=seed, folder=draft)
             else:
                 synthetic.build(cohort, horizon_days=task.horizon_days, seed=seed, folder=draft, workers=workers)
+            for site in (draft / "sites").iterdir():
+                # So that a private simulation can be repeated; a hospital's own secret follows from nothing.
+                write_secret(site / SECRET, hashlib.sha256(f"{name} {site.name}".encode()).digest())
             try:
                 os.replace(draft, folder)
             except OSError:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from client.secret import site_secret
 from shared.config import Task
 from shared.errors import ConfigError
 from simulation import cohorts
@@ -54,6 +55,16 @@ def test_each_setting_that_matters_has_a_cohort_of_its_own(tmp_path: Path, build
     ]
     assert len(builds) == 4
     assert len({cohort.sites for cohort in found}) == 4
+
+
+def test_a_cohort_has_the_same_secrets_wherever_it_is_built_and_each_site_its_own(
+    tmp_path: Path, builds: list[Path]
+) -> None:
+    """Or a private simulation could not be repeated."""
+    here, there, other = (built(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    secrets = [[site_secret(site) for site in one.sites] for one in (here, there, other)]
+    assert secrets[0] == secrets[1]
+    assert len({*secrets[0], *secrets[2]}) == 4
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
