@@ -14,15 +14,11 @@ from flwr.clientapp import ClientApp
 from client import work
 from client.approvals import NotApprovedError
 from client.secure_aggregation import take_part
-from shared.config import SecAgg
+from shared.config import EVALUATE, FINETUNE, PRETRAIN, SURVEY, SecAgg
 from shared.errors import FedretinaError, MessageError
 from shared.messages import (
     AWAITS_APPROVAL,
-    EVALUATE,
     FAILED_AT_SITE,
-    FINETUNE,
-    PRETRAIN,
-    SURVEY,
     Task,
     decode_task,
     error_reply,

@@ -23,7 +23,7 @@ from client.approvals import NotApprovedError, read_decision
 from client.database import transaction
 from client.ledger import entries
 from client.parcels import Parcel
-from shared.config import CLINICAL
+from shared.config import CLINICAL, FINETUNE, PRETRAIN
 from shared.errors import MessageError, SiteError
 from shared.keys import PrivateKey, PublicKey, fingerprint, is_signed, sign
 from shared.knobs import digest
@@ -31,8 +31,6 @@ from shared.messages import (
     ARRAYS,
     AWAITS_APPROVAL,
     FAILED_AT_SITE,
-    FINETUNE,
-    PRETRAIN,
     Form,
     Task,
     check_reply,

@@ -20,10 +20,10 @@ from client.database import transaction
 from client.identity import release_identity
 from client.site import SiteSettings, read_settings
 from shared.accounting import Release, epsilon
-from shared.config import Study
+from shared.config import EVALUATE, FINETUNE, SURVEY, Study
 from shared.errors import FedretinaError
 from shared.knobs import digest
-from shared.messages import EVALUATE, FINETUNE, SURVEY, Task
+from shared.messages import Task
 from shared.privacy import PrivacyPlan
 
 LEDGER = "state/privacy.sqlite"

@@ -13,10 +13,9 @@ from typing import Any
 
 from client.approvals import REFUSED, REVOKED, NotApprovedError, read_decision, short, valid_approval
 from shared.code import code_digest
-from shared.config import CLINICAL, IR, OCT, CodeFeature, NumericFeature, SecAgg, SimCLR, Stage, Study
+from shared.config import CLINICAL, IR, OCT, STAGES, CodeFeature, NumericFeature, SecAgg, SimCLR, Stage, Study
 from shared.keys import PublicKey
 from shared.knobs import Tree, digest
-from shared.messages import STAGES
 from shared.metrics import BINS
 from shared.privacy import PrivacyPlan
 

@@ -16,13 +16,13 @@ from client.privacy import Privacy, privacy_of
 from client.splits import HELD_OUT, TRAIN, TUNING
 from client.store import Rows, SiteStore, open_store
 from client.training import train
-from shared.config import Stage, Study
+from shared.config import FINETUNE, PRETRAIN, Stage, Study
 from shared.errors import MessageError
 from shared.inputs import Batch
 from shared.messages import Evaluation, SurveyReply, Task, Update
 from shared.metrics import empty_scores
 from shared.objectives.objective import Objective
-from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.objectives.supervised import SupervisedObjective
 from shared.statistics import Statistics
 from shared.weights import read_weights, write_weights

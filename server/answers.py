@@ -13,11 +13,10 @@ from server.aggregation import KeptUpdate, keep_update
 from server.sites import Collected, Sites
 from server.state import State
 from server.vetting import check_claims, check_scores, find_outliers, update_size
-from shared.config import Study
+from shared.config import EVALUATE, SURVEY, Study
 from shared.errors import MessageError
 from shared.messages import Evaluation, SurveyReply, decode_evaluation, decode_survey, decode_update
 
-SURVEY, EVALUATE = "survey", "evaluate"
 Make = Callable[[], Sequence[Message]]  # the messages of a round
 
 

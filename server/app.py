@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from types import FrameType
-
-import torch
 
 from server.coordinator import DATABASE, FAILED, FINISHED, LOG, RUNNING, RUNS, RunFolder
 from server.grid import running_grid
@@ -76,7 +75,7 @@ def main() -> None:
     log_to()
     log_to(folder / LOG)
     logging.getLogger("flwr").setLevel(logging.WARNING)  # it tells of every call
-    torch.set_num_threads(1)  # the coordinator trains nothing
+    os.environ["OMP_NUM_THREADS"] = "1"  # of torch, should it be needed: the coordinator trains nothing
     try:
         code = run(folder, name)
     except Exception:

@@ -230,7 +230,7 @@ def report_run(run: RunName = "", folder: Folder = _FOLDER) -> None:
 
 def _study(context: typer.Context, settings: list[str]) -> Study:
     """The study of a file or of overrides, tried as far as it can be without sites; raises ``FedretinaError``."""
-    from server.study import check_study
+    from server.start import check_study
     from shared.config import Study
     from shared.errors import ConfigError
     from shared.knobs import from_json

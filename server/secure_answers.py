@@ -11,12 +11,12 @@ from typing import TypeVar
 from flwr.app import Message, RecordDict
 
 from server.aggregation import KeptUpdate, keep_update
-from server.answers import EVALUATE, SURVEY, Make
+from server.answers import Make
 from server.secure_sum import MessageFor, SecureSum, Summed, new_session, take_advert
 from server.sites import Answer, Collected, Sites
 from server.state import State
 from server.vetting import check_claims, check_scores, most_examples, update_size
-from shared.config import CLINICAL, SecAgg, Study
+from shared.config import CLINICAL, EVALUATE, SURVEY, SecAgg, Study
 from shared.errors import MessageError
 from shared.messages import ARRAYS, Evaluation, SurveyReply, Update, with_step
 from shared.privacy import PrivacyPlan

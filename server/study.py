@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from server.aggregation import UPDATES, KeptUpdate, aggregate, drop_updates, to_flower
-from server.answers import EVALUATE, SURVEY, Answers, SingleAnswers
+from server.answers import Answers, SingleAnswers
 from server.freeing import give_back
 from server.secure_answers import SummedAnswers
 from server.sites import Collected, Names, Sites, StudyError, benched_sites, wait_of_round
@@ -24,18 +24,13 @@ from server.state import RoundRecord, State, load_state, load_weights, save_stat
 from server.strategies.memory import read_memory, sampling_seed, write_memory
 from server.strategies.registry import build_strategy
 from shared.checkpoints import load_arrays, save_arrays
-from shared.config import SecAgg, Stage, Study
+from shared.config import EVALUATE, FINETUNE, PRETRAIN, SURVEY, SecAgg, Stage, Study
 from shared.messages import ARRAYS, CONFIG, Evaluation, Task, encode_weights, task_content
 from shared.metrics import Scores, empty_scores, mean_auroc
 from shared.models.saved import save_model
-from shared.models.weights import start_encoder
-from shared.objectives.objective import Objective
-from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
-from shared.privacy import PrivacyPlan
-from shared.privacy_rules import check_module
 from shared.randomness import derive_seed
 from shared.statistics import Statistics, merge
-from shared.weights import Weights, carry_encoders, read_weights
+from shared.weights import Weights, carry_encoders
 
 MODEL, PRETRAINED = "model.safetensors", "pretrained.safetensors"
 
@@ -86,35 +81,6 @@ def is_complete(study: Study, folder: Path) -> bool:
     return state.stage == PRETRAIN and state.round == study.pretrain.rounds and (folder / PRETRAINED).exists()
 
 
-def check_study(study: Study) -> None:
-    """Build what a study will need, so that what only building shows is told before anything runs.
-
-    Raises:
-        FedretinaError: of the strategy, the model, or the weights that it starts from.
-    """
-    build_strategy(study)
-    plan = PrivacyPlan.of(study)
-    for stage, config in ((PRETRAIN, study.pretrain), (FINETUNE, study.finetune)):
-        if config.rounds:
-            objective = _started(study, stage, Statistics.neutral(study))
-            if plan.release_of(stage) is not None:
-                check_module(objective, stage)
-
-
-def _initial_weights(study: Study, stage: str, statistics: Statistics) -> Weights:
-    return read_weights(_started(study, stage, statistics))
-
-
-def _started(study: Study, stage: str, statistics: Statistics) -> Objective:
-    """The objective of a stage, its encoders started from the files that the study names."""
-    objective = build_objective(study, stage, statistics)
-    encoders = objective.get_submodule("encoders" if stage == PRETRAIN else "model.encoders")
-    for name, file in study.model.image.weights.items():
-        if name in study.image_modalities:
-            start_encoder(encoders.get_submodule(name), Path(file), f"model.image.weights.{name}")
-    return objective
-
-
 class _Run:
     """A study on its way; holds one state, so that a large model is in memory once."""
 
@@ -151,7 +117,9 @@ class _Run:
             write_memory(strategy, self.state.memory)
         else:
             assert self.state.statistics is not None
-            weights = _initial_weights(self.study, stage, self.state.statistics)
+            from server.start import initial_weights  # and torch, which a study that goes on can do without
+
+            weights = initial_weights(self.study, stage, self.state.statistics)
             if stage == FINETUNE:
                 if pretrained is None and self.study.pretrain.rounds:
                     pretrained = load_arrays(self.folder / PRETRAINED)[0]

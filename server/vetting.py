@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shared.config import Study
+from shared.config import PRETRAIN, Study
 from shared.errors import MessageError
 from shared.messages import Update
 from shared.metrics import Scores
-from shared.objectives.registry import PRETRAIN
 from shared.statistics import Survey
 from shared.weights import Weights
 

@@ -13,6 +13,8 @@ from shared.errors import ConfigError
 from shared.knobs import knob, to_json
 from shared.privacy_rules import check_private
 
+SURVEY, PRETRAIN, FINETUNE, EVALUATE = "survey", "pretrain", "finetune", "evaluate"
+STAGES = (SURVEY, PRETRAIN, FINETUNE, EVALUATE)
 OCT, IR, CLINICAL = "oct", "ir", "clinical"
 MODALITIES = (OCT, IR, CLINICAL)
 IMAGE_MODALITIES = (OCT, IR)

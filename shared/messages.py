@@ -17,7 +17,7 @@ import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, MetricRecordValues, RecordDict
 
 from shared.code import code_digest
-from shared.config import CLINICAL, SecAgg, Study
+from shared.config import CLINICAL, EVALUATE, STAGES, SURVEY, SecAgg, Study
 from shared.errors import ConfigError, MessageError
 from shared.knobs import Tree, from_json, to_json
 from shared.metrics import Scores
@@ -37,8 +37,6 @@ from shared.statistics import Statistics, Survey, numeric_names
 from shared.weights import Weights
 
 PROTOCOL = 1
-SURVEY, PRETRAIN, FINETUNE, EVALUATE = "survey", "pretrain", "finetune", "evaluate"
-STAGES = (SURVEY, PRETRAIN, FINETUNE, EVALUATE)
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the names that Flower's strategies expect
 EXAMPLES = "num-examples"  # the weight by which Flower's strategies average
 STEP, _REPLY, _SUMS = "secure-aggregation", "reply", "sums"
@@ -402,7 +400,7 @@ def check_reply(content: RecordDict, task: Task, site: str) -> str:
         kind, again, said = _check_step(content, task)
     elif task.stage == SURVEY:
         survey = decode_survey(content, task.study)
-        kind, again, said = "survey", survey_content(survey), (survey.site, SURVEY, task.round)
+        kind, again, said = SURVEY, survey_content(survey), (survey.site, SURVEY, task.round)
     elif task.stage == EVALUATE:
         evaluation = decode_evaluation(content)
         kind, again, said = "evaluation", evaluation_content(evaluation), (evaluation.site, EVALUATE, task.round)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from shared.accounting import RDP, Release, epsilon
-from shared.config import PatientDPSGD, Stage, Study
+from shared.config import EVALUATE, FINETUNE, PRETRAIN, SURVEY, PatientDPSGD, Stage, Study
 from shared.errors import ConfigError
 
-SURVEY, PRETRAIN, FINETUNE, EVALUATE = "survey", "pretrain", "finetune", "evaluate"
 _TOLERANCE = 1.01  # of the target: how far below it a plan may stay
 _TRIES = 20
 

@@ -20,7 +20,6 @@ from rich.console import Console
 from shared.errors import FedretinaError
 from simulation.compose import COMPOSE_ERRORS, CONFIG, CONFIGS, HYDRA, one_line, register, to_experiment
 from simulation.results import show_run
-from simulation.run import simulate
 
 
 def main(arguments: list[str]) -> int:
@@ -72,6 +71,8 @@ def _run(composed: DictConfig, swept: set[str]) -> None:
         composed.run.dir = str(Path(experiment.run.dir) / name)
         experiment = to_experiment(composed)
     command = shlex.join(["fedretina", "simulate", *hydra_config.overrides.task])
+    from simulation.run import simulate  # here, so that a mistyped setting is told without waiting for torch
+
     folder = simulate(experiment, command, console)
     show_run(folder, console)
 

@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from torch import Generator, nn
 
-from client import work
+from client import privacy, work
 from client.evaluation import evaluate, fit_intercept
 from client.gradients import draw_batches
 from client.optimizers import build_optimizer, rate_factor
@@ -45,19 +45,19 @@ from client.training import train
 from server.state import State, save_state
 from shared import messages
 from shared.checkpoints import save_arrays
-from shared.config import Study
+from shared.config import FINETUNE, PRETRAIN, Study
 from shared.errors import FedretinaError
 from shared.inputs import Batch
 from shared.metrics import Scores, empty_scores
 from shared.models.saved import save_model
 from shared.objectives.objective import Objective
-from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.objectives.supervised import SupervisedObjective
 from shared.randomness import derive_seed
 from shared.statistics import Statistics, merge
 from shared.weights import Weights, carry_encoders, read_weights, write_weights
 from simulation.arms import plan
-from simulation.cohorts import build_cohort
+from simulation.cohorts.build import build_cohort
 from simulation.compose import CONFIGS, register, to_experiment
 from simulation.config import Comparison, Experiment
 from simulation.federation import run_arm
@@ -322,7 +322,7 @@ def _timed(run: Callable[[], T]) -> tuple[_Times, T]:
     gc.collect()
     times = _Times()
     with ExitStack() as patches:
-        for module, name in ((work, "train"), (work, "evaluate"), (_THIS, "_bare_steps"), (_THIS, "evaluate")):
+        for module, name in ((work, "train"), (privacy, "evaluate"), (_THIS, "_bare_steps"), (_THIS, "evaluate")):
             patches.enter_context(patch.object(module, name, times.counting(getattr(module, name))))
         started = time.perf_counter()
         result = run()

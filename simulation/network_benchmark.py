@@ -23,8 +23,8 @@ from statistics import median
 from rich.console import Console
 
 from server.state import ROUNDS
+from shared.config import FINETUNE
 from shared.errors import FedretinaError
-from shared.objectives.registry import FINETUNE
 from simulation.compose import compose_experiment
 from simulation.rehearse import free_port, overrides, rehearse
 

@@ -20,10 +20,10 @@ from client.gradients import BatchGradients, Gradients
 from client.secret import numpy_generator, torch_generator
 from client.store import Rows
 from shared.accounting import Release
-from shared.config import PatientDPSGD, Stage, Study
+from shared.config import FINETUNE, PRETRAIN, PatientDPSGD, Stage, Study
 from shared.inputs import Batch, Cases, Scans
 from shared.objectives.objective import Objective
-from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.statistics import Statistics, numeric_names
 from simulation.compose import compose_study
 

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from server.state import RoundRecord
-from shared.objectives.registry import FINETUNE, PRETRAIN
+from shared.config import FINETUNE, PRETRAIN
 from simulation.arms import Arm
 
 

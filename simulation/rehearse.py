@@ -22,7 +22,7 @@ from shared.errors import ConfigError, FedretinaError
 from shared.files import write_atomic
 from shared.knobs import to_json
 from shared.site_folder import SiteFolder
-from simulation.cohorts import build_cohort
+from simulation.cohorts.build import build_cohort
 from simulation.compose import compose_experiment
 from simulation.config import Experiment
 from simulation.run import EXPERIMENT

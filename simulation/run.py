@@ -19,13 +19,14 @@ from rich.console import Console
 from server.report.page import write_report
 from server.report.summary import write_summary
 from server.sites import StudyError
+from server.start import check_study
 from server.state import RoundRecord
-from server.study import check_study, is_complete
+from server.study import is_complete
 from shared.errors import CheckpointError, ConfigError
 from shared.files import write_atomic
 from shared.knobs import from_json, to_json
 from simulation.arms import Arm, plan
-from simulation.cohorts import Built, build_cohort
+from simulation.cohorts.build import Built, build_cohort
 from simulation.config import CENTRALISED, Experiment
 from simulation.federation import run_arm
 from simulation.pooling import pool_sites

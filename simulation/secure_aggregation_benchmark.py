@@ -22,16 +22,15 @@ from unittest.mock import patch
 import torch
 from rich.console import Console
 
-from client import work
+from client import privacy, work
 from client.training import Trained
 from server.state import State
 from server.study import run_study
-from shared.config import SecAgg, Study
+from shared.config import FINETUNE, SecAgg, Study
 from shared.errors import FedretinaError
 from shared.metrics import empty_scores
-from shared.objectives.registry import FINETUNE
 from simulation.benchmark import read_experiment
-from simulation.cohorts import build_cohort
+from simulation.cohorts.build import build_cohort
 from simulation.grid import LocalGrid
 
 _STUDY = (
@@ -94,7 +93,7 @@ def run(study: Study, sites: Sequence[Path], disk: Path, trains: bool = True) ->
     with TemporaryDirectory(prefix=".benchmark-", dir=disk) as folder, ExitStack() as patches:
         if not trains:
             patches.enter_context(patch.object(work, "train", lambda _, rows, *rest: Trained(len(rows), 0, 0.0)))
-            patches.enter_context(patch.object(work, "evaluate", lambda *arguments: empty_scores()))
+            patches.enter_context(patch.object(privacy, "evaluate", lambda *arguments: empty_scores()))
         return run_study(study, LocalGrid(sites), Path(folder))
 
 

@@ -12,7 +12,7 @@ import torch
 from shared.config import Task
 from shared.models.torchvision_shim import ensure_torchvision
 from shared.site_folder import SiteFolder
-from simulation.cohorts import Built, build_cohort
+from simulation.cohorts.build import Built, build_cohort
 from simulation.cohorts.config import SyntheticCohort
 from tests import factories
 

@@ -17,11 +17,11 @@ from client.audit.patients import Floats, Patients
 from client.audit.shadows import Start, train_shadows
 from client.audit.strength import FALSE_RATES, Strength, level_of_each, most_found, strength, strongest
 from client.store import open_store
-from shared.config import Study
+from shared.config import FINETUNE, Study
 from shared.errors import FedretinaError
 from shared.knobs import digest
 from shared.models.saved import SavedModel, read_model
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.objectives.registry import build_objective
 from shared.objectives.supervised import SupervisedObjective
 from shared.privacy import PrivacyPlan
 from shared.randomness import derive_seed

@@ -15,9 +15,9 @@ from client.optimizers import build_optimizer
 from client.splits import HELD_OUT, TRAIN
 from client.store import SiteStore
 from client.training import train
-from shared.config import PatientDPSGD, Study
+from shared.config import FINETUNE, PatientDPSGD, Study
 from shared.models.multimodal import MultimodalModel
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.objectives.registry import build_objective
 from shared.objectives.supervised import SupervisedObjective
 from shared.privacy import PrivacyPlan
 from shared.randomness import derive_seed

@@ -10,8 +10,7 @@ from typing import Any
 from server.report.record import Privacy, Round, Run
 from server.report.words import NONE, whole
 from shared.accounting import RDP, epsilon
-from shared.config import Study
-from shared.messages import STAGES
+from shared.config import STAGES, Study
 from shared.metrics import BINS
 from shared.privacy import PrivacyPlan
 from shared.statistics import numeric_names

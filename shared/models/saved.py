@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.checkpoints import load_arrays, save_arrays
 from shared.config import Study
 from shared.errors import CheckpointError, ConfigError
 from shared.knobs import from_json, to_json
-from shared.models.multimodal import MultimodalModel
 from shared.statistics import Statistics
 from shared.weights import Weights, write_weights
+
+if TYPE_CHECKING:
+    from shared.models.multimodal import MultimodalModel
 
 
 def save_model(file: Path, study: Study, statistics: Statistics, weights: Weights) -> None:
@@ -48,6 +51,8 @@ def read_model(file: Path) -> SavedModel:
 
 def load_model(file: Path) -> tuple[MultimodalModel, Study]:
     """A fine-tuned model, ready to predict, and the study that made it; raises as ``read_model``."""
+    from shared.models.multimodal import MultimodalModel  # and torch, which keeping a model does without
+
     saved = read_model(file)
     model = MultimodalModel(saved.study, saved.statistics)
     write_weights(model, saved.weights)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from shared.config import MAE, Study
+from shared.config import FINETUNE, MAE, Study
 from shared.objectives.mae import MAEObjective
 from shared.objectives.objective import Objective
 from shared.objectives.simclr import SimCLRObjective
 from shared.objectives.supervised import SupervisedObjective
 from shared.statistics import Statistics
-
-PRETRAIN, FINETUNE = "pretrain", "finetune"
 
 
 def build_objective(study: Study, stage: str, statistics: Statistics) -> Objective:

@@ -12,6 +12,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from client import work
+from shared.config import FINETUNE
 from shared.messages import (
     CONFIG,
     Task,
@@ -20,7 +21,7 @@ from shared.messages import (
     decode_update,
     task_content,
 )
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.objectives.registry import build_objective
 from shared.statistics import Statistics
 from shared.weights import read_weights
 from simulation.grid import LocalGrid

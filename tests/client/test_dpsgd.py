@@ -18,10 +18,10 @@ from client.dpsgd import PatientGradients, example_gradients
 from client.secret import numpy_generator, torch_generator
 from client.store import Rows
 from shared.accounting import Release
-from shared.config import PatientDPSGD, Stage, Study
+from shared.config import FINETUNE, PRETRAIN, PatientDPSGD, Stage, Study
 from shared.inputs import Batch, Cases, Scans
 from shared.objectives.objective import Objective
-from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.objectives.simclr import nt_xent
 from shared.statistics import Statistics
 from tests.factories import make_cases, make_scans, make_study

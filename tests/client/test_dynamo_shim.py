@@ -37,9 +37,7 @@ def test_the_numbers_are_the_same_and_the_compiler_is_not_loaded() -> None:
     assert with_shim.removesuffix("False") == without.removesuffix("True")
 
 
-@pytest.mark.parametrize(
-    "use", ["torch._dynamo.reset", "__import__('torch._dynamo.config').__name__", "torch._dynamo.is_compiling"]
-)
+@pytest.mark.parametrize("use", ["import torch._dynamo.config", "assert torch._dynamo.is_compiling"])
 def test_whoever_wants_the_compiler_gets_it(use: str) -> None:
-    after = f"assert {use}; optimizer.step(); print('torch._dynamo.utils' in sys.modules)"
+    after = f"{use}; assert torch._dynamo.reset; optimizer.step(); print('torch._dynamo.utils' in sys.modules)"
     assert output_of(SHIM, after)[-1] == "True"

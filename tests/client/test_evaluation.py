@@ -14,8 +14,9 @@ from client import evaluation as module
 from client.evaluation import evaluate, fit_intercept, predict
 from client.splits import HELD_OUT, TRAIN, TUNING
 from client.store import SiteStore, open_store
+from shared.config import FINETUNE
 from shared.models.multimodal import MultimodalModel
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.objectives.registry import build_objective
 from shared.site_folder import SUBJECT_SPLITS, SiteFolder, write_table
 from shared.statistics import Statistics
 from tests.factories import make_study, small_site

@@ -16,10 +16,10 @@ from client import work
 from client.store import open_store
 from server.state import load_state
 from server.study import run_study
-from shared.config import Study
+from shared.config import FINETUNE, PRETRAIN, Study
 from shared.errors import SiteError
 from shared.messages import Task, decode_update, update_content
-from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.site_folder import SUBJECT_SPLITS, write_table
 from shared.statistics import Statistics
 from shared.weights import Weights, read_weights

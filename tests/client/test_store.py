@@ -17,7 +17,7 @@ from shared.errors import SiteError
 from shared.schema import SiteFaultsError
 from shared.site_folder import SPLITS, SUBJECT_SPLITS, SiteFolder, write_table
 from shared.statistics import Statistics, merge
-from simulation.cohorts import Built
+from simulation.cohorts.build import Built
 from simulation.pooling import pool_sites
 from tests.factories import VISIT, Tables, encode_image, make_labels, make_pixels, make_study, small_site
 

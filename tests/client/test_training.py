@@ -17,10 +17,10 @@ from client.gradients import BatchGradients, draw_batches
 from client.optimizers import build_optimizer, rate_factor
 from client.store import Rows
 from client.training import Trained, train
-from shared.config import Stage, Study
+from shared.config import FINETUNE, Stage, Study
 from shared.inputs import Cases
 from shared.objectives.objective import Objective
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.objectives.registry import build_objective
 from shared.statistics import Statistics
 from shared.weights import read_weights
 from tests.factories import make_cases, make_study

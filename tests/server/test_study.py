@@ -20,10 +20,10 @@ from server.sites import StudyError
 from server.state import load_state
 from server.study import MODEL, PRETRAINED, run_study
 from shared.checkpoints import load_arrays
-from shared.config import Study
+from shared.config import FINETUNE, PRETRAIN, Study
 from shared.errors import CheckpointError, SiteError
 from shared.messages import ARRAYS, CONFIG, METRICS, Task, decode_weights, encode_weights
-from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.statistics import Statistics, merge
 from shared.weights import carry_encoders, read_weights
 from simulation.grid import LocalGrid

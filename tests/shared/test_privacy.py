@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from server.study import check_study
+from server.start import check_study
 from shared.accounting import Release
-from shared.config import Study
+from shared.config import PRETRAIN, Study
 from shared.errors import ConfigError
 from shared.knobs import from_json, to_json
-from shared.objectives.registry import PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.privacy import PrivacyPlan, calibrate
 from shared.privacy_rules import check_module
 from shared.statistics import Statistics

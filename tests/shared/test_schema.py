@@ -12,7 +12,7 @@ import pytest
 
 from shared.schema import SiteFaultsError, check_site
 from shared.site_folder import SUBJECT_SPLITS, SiteFolder, write_table
-from simulation.cohorts import Built
+from simulation.cohorts.build import Built
 from tests.factories import SYSTOLIC, VISIT, empty_site, small_site
 
 Break = Callable[[SiteFolder], None]

@@ -12,7 +12,7 @@ import pytest
 from server.state import State
 from shared.config import Task
 from simulation.benchmark import BenchmarkError, check_same, read_experiment, run_bare, run_federated
-from simulation.cohorts import build_cohort
+from simulation.cohorts.build import build_cohort
 from simulation.cohorts.config import SyntheticCohort
 from tests.factories import make_study
 

@@ -9,8 +9,8 @@ import pytest
 from client.secret import site_secret
 from shared.config import Task
 from shared.errors import ConfigError
-from simulation import cohorts
-from simulation.cohorts import Built, build_cohort
+from simulation.cohorts import build as cohorts
+from simulation.cohorts.build import Built, build_cohort
 from simulation.cohorts.config import Cohort, FolderCohort, IstCohort, OctCohort, SyntheticCohort
 from tests.factories import small_site
 

@@ -16,7 +16,7 @@ from server.study import MODEL, run_study
 from shared.checkpoints import load_arrays
 from shared.errors import ConfigError
 from shared.site_folder import SiteFolder
-from simulation.cohorts import build_cohort
+from simulation.cohorts.build import build_cohort
 from simulation.compose import compose_experiment
 from simulation.grid import LocalGrid
 from simulation.rehearse import COORDINATOR, SITES, borrow_site, free_port, overrides, rehearse

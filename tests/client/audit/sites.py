@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shared.config import Study
+from shared.config import FINETUNE, Study
 from shared.models.saved import save_model
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.objectives.registry import build_objective
 from shared.site_folder import SUBJECT_SPLITS, write_table
 from shared.statistics import Statistics
 from shared.weights import Weights, read_weights

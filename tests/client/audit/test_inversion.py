@@ -14,7 +14,8 @@ from client.audit.demonstration import demonstrate
 from client.audit.inversion import gradient, input_of_linear, invert, like_original, one_minus_cosine, psnr, ssim
 from client.audit.patients import Patients
 from client.store import open_store
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.config import FINETUNE
+from shared.objectives.registry import build_objective
 from shared.objectives.supervised import SupervisedObjective
 from shared.site_folder import SiteFolder
 from shared.statistics import Statistics

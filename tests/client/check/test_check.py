@@ -33,7 +33,7 @@ from client.site import SiteSettings
 from shared.config import Features
 from shared.errors import ConfigError, SiteError
 from shared.site_folder import EVENTS, IMAGES, LABELS, SUBJECT_SPLITS, Dataset, SiteFolder, write_table
-from simulation.cohorts import Built
+from simulation.cohorts.build import Built
 from tests.factories import SYSTOLIC, VISIT, Tables, make_events, make_labels, make_study, small_site
 
 FEATURES = make_study().features

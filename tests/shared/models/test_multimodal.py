@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shared.config import Study
+from shared.config import FINETUNE, Study
 from shared.inputs import Cases
 from shared.models.multimodal import MultimodalModel, build_encoders
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.objectives.registry import build_objective
 from shared.statistics import Statistics
 from tests.factories import make_cases, make_study
 

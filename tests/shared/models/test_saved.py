@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from shared.checkpoints import save_arrays
+from shared.config import FINETUNE
 from shared.errors import CheckpointError
 from shared.models.multimodal import MultimodalModel
 from shared.models.saved import load_model, save_model
-from shared.objectives.registry import FINETUNE, build_objective
+from shared.objectives.registry import build_objective
 from shared.statistics import Statistics
 from shared.weights import read_weights
 from tests.factories import make_cases, make_study

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
+from shared.config import PRETRAIN
 from shared.errors import ConfigError
 from shared.inputs import Scans
 from shared.objectives.mae import (
@@ -23,7 +24,7 @@ from shared.objectives.mae import (
     patchify,
     reconstruction_loss,
 )
-from shared.objectives.registry import PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.statistics import Statistics
 from tests.factories import make_scans, make_study
 

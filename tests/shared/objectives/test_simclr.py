@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator
 
-from shared.config import Augmentation
+from shared.config import PRETRAIN, Augmentation
 from shared.inputs import Scans
 from shared.models.images import standardise
-from shared.objectives.registry import PRETRAIN, build_objective
+from shared.objectives.registry import build_objective
 from shared.objectives.simclr import SimCLRObjective, nt_xent
 from shared.statistics import Statistics
 from tests.factories import make_scans, make_study

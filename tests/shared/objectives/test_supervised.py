@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator
 
-from shared.objectives.registry import FINETUNE, PRETRAIN, build_objective
+from shared.config import FINETUNE, PRETRAIN
+from shared.objectives.registry import build_objective
 from shared.objectives.supervised import SupervisedObjective, class_weights
 from shared.statistics import Statistics
 from tests.factories import make_cases, make_study

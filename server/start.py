@@ -1,0 +1,44 @@
+"""With which weights does a stage begin? Drawn from the study's seed, encoders from the files that the study names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.strategies.registry import build_strategy
+from shared.config import FINETUNE, PRETRAIN, Study
+from shared.models.weights import start_encoder
+from shared.objectives.objective import Objective
+from shared.objectives.registry import build_objective
+from shared.privacy import PrivacyPlan
+from shared.privacy_rules import check_module
+from shared.statistics import Statistics
+from shared.weights import Weights, read_weights
+
+
+def initial_weights(study: Study, stage: str, statistics: Statistics) -> Weights:
+    """The weights of a stage's objective before its first round."""
+    return read_weights(_started(study, stage, statistics))
+
+
+def check_study(study: Study) -> None:
+    """Build what a study will need, so that what only building shows is told before anything runs.
+
+    Raises:
+        FedretinaError: of the strategy, the model, or the weights that it starts from.
+    """
+    build_strategy(study)
+    plan = PrivacyPlan.of(study)
+    for stage, config in ((PRETRAIN, study.pretrain), (FINETUNE, study.finetune)):
+        if config.rounds:
+            objective = _started(study, stage, Statistics.neutral(study))
+            if plan.release_of(stage) is not None:
+                check_module(objective, stage)
+
+
+def _started(study: Study, stage: str, statistics: Statistics) -> Objective:
+    objective = build_objective(study, stage, statistics)
+    encoders = objective.get_submodule("encoders" if stage == PRETRAIN else "model.encoders")
+    for name, file in study.model.image.weights.items():
+        if name in study.image_modalities:
+            start_encoder(encoders.get_submodule(name), Path(file), f"model.image.weights.{name}")
+    return objective
