@@ -78,6 +78,7 @@ def noised_scores(
     """
     if not len(logits):
         return empty_scores()
+    logits = np.nan_to_num(logits, nan=0.0)  # an error in the place of an answer would tell who has none
     centre = math.log(prevalence / (1.0 - prevalence))
     cells = np.minimum((CELLS / (1.0 + np.exp(centre - np.clip(logits, -60, 60)))).astype(int), CELLS - 1)
     place = cells + CELLS * (labels > 0.5)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 
-from client.approvals import NotApprovedError, read_decision
+from client.approvals import APPROVED, NotApprovedError, read_decision
 from client.database import transaction
 from client.ledger import entries
 from client.parcels import Parcel
@@ -227,6 +227,8 @@ class Egress:
             return _check_error(header, message)
         if task is None:
             raise MessageError("reply", "must be an error where there was no task")
+        if self._was_taken_back(task):
+            raise MessageError("reply", "must be to a study whose approval was not taken back while it waited")
         if len(message.content.array_records.get(ARRAYS, ())) != pieces:
             raise MessageError("weights", "must be pieces that differ")
         if outbox.size_bytes > LARGEST_RECORDS_BYTES + _size_bytes(forms):
@@ -289,6 +291,13 @@ class Egress:
         if not is_vouched(connection, self._key.public_key(), *last_row(connection)):
             rule, remedy = "must end as this site signed it", "fedretina site audit says what is wrong; nothing leaves."
             raise SiteError(EGRESS, rule, remedy=remedy)
+
+    def _was_taken_back(self, task: Task) -> bool:
+        try:
+            decision = read_decision(self._folder, self._key.public_key(), digest(task.study))
+        except NotApprovedError:
+            return True
+        return decision is not None and decision.verdict != APPROVED
 
     def _approval(self, task: Task) -> str:
         try:

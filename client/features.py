@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from client.codes import matches
 from shared.config import Features
-from shared.errors import SiteError
+from shared.errors import OwnDataError, SiteError
 from shared.site_folder import Dataset
 
 BIRTH = "MEDS_BIRTH"
@@ -64,7 +64,7 @@ def check_units(dataset: Dataset, events: pd.DataFrame, features: Features) -> N
         if outside > 0.2:
             rule = f"must mostly lie in [{feature.low:g}, {feature.high:g}] {feature.unit}"
             remedy = "Check the unit of the export."
-            raise SiteError(f"events.parquet: {feature.code}", rule, value=f"{outside:.0%} outside", remedy=remedy)
+            raise OwnDataError(f"events.parquet: {feature.code}", rule, value=f"{outside:.0%} outside", remedy=remedy)
 
 
 def _newest(rows: pd.DataFrame, cases: pd.DataFrame, lookback_days: int) -> pd.DataFrame:

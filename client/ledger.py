@@ -78,9 +78,9 @@ class Entry:
 
 @contextmanager
 def accounted(folder: Path, task: Task, limit: float) -> Iterator[None]:
-    """The block makes what the task asks for; it is in the ledger, on the disk, before the block is left.
+    """The block makes what the task asks for; it is in the ledger, on the disk, before the block begins.
 
-    Refused is before the work what would be refused after it. Work that fails costs nothing.
+    Work that fails has its cost: an error tells something too. To repeat it costs nothing more.
 
     Args:
         limit: largest ε that the site lets this study have, at the study's own δ.
@@ -89,16 +89,13 @@ def accounted(folder: Path, task: Task, limit: float) -> Iterator[None]:
         BudgetError: it would pass a limit of the site.
         SiteError: the ledger, or the site's data, cannot be used.
     """
-    rows = [_entry(folder, one) for one in _released_by(task)]
-    with _opened(folder) as connection:
-        for row in rows:
-            _admit(folder, connection, row, limit)
-    yield
     places = ", ".join("?" * len(fields(Entry)))
+    rows = [_entry(folder, one) for one in _released_by(task)]
     with _opened(folder) as connection:
         for row in rows:
             admitted = _admit(folder, connection, row, limit)
             connection.execute(f"INSERT OR IGNORE INTO releases VALUES ({places})", astuple(admitted))
+    yield
 
 
 def _released_by(task: Task) -> list[Task]:
@@ -174,13 +171,13 @@ def _own_key(connection: sqlite3.Connection) -> bytes:
 
 def _admit(folder: Path, connection: sqlite3.Connection, entry: Entry, limit: float) -> Entry:
     """The row to write: as it is there, or with the sum that it leads to; raises ``BudgetError``."""
+    if entry.release is None:
+        _check_open(entry, read_settings(folder))
     known = connection.execute("SELECT * FROM releases WHERE identity = ?", (entry.identity,)).fetchone()
     if known is not None:
         return Entry(*known)
     after, settings = [*_entries(connection), entry], read_settings(folder)
-    if entry.release is None:
-        _check_open(entry, settings)
-    else:
+    if entry.release is not None:
         _check_delta(entry, settings)
         _check_study(after, entry, limit)
     total = spent(after, settings.delta_cap)

@@ -16,10 +16,10 @@ from client.evaluation import evaluate, fit_intercept, predict
 from client.gradients import BatchGradients, Gradients, Take
 from client.identity import release_identity
 from client.secret import derive, numpy_generator, site_secret, torch_generator
-from client.splits import TRAIN, TUNING
+from client.splits import HELD_OUT, TRAIN, TUNING
 from client.store import SiteStore
 from shared import config
-from shared.config import Stage
+from shared.config import EVALUATE, SURVEY, Stage
 from shared.errors import SiteError
 from shared.messages import Task
 from shared.metrics import Scores, empty_scores
@@ -107,11 +107,11 @@ class PatientDPSGD:
 
     def _fraction(self) -> float:
         """Positive patients among those that train: one number, the same whenever the study needs it."""
-        release = self._plan.release_of("survey")
+        release = self._plan.release_of(SURVEY)
         if release is None:
             return 0.5
         study = self._task.study
-        asked = release_identity(self._folder, Task(study, "survey", 0, 0, "", None, {}))
+        asked = release_identity(self._folder, Task(study, SURVEY, 0, 0, "", None, {}))
         random = numpy_generator(derive(self._secret, asked, "noise"))
         train = self._store.rows_of_cases(TRAIN)
         labels = self._store.labels[train].astype(np.float64)
@@ -134,8 +134,11 @@ class PatientDPSGD:
         return NoGate()
 
     def scores(self, model: MultimodalModel, split: str, device: torch.device) -> Scores:
-        release = self._plan.release_of("evaluate")
-        if release is None:  # the study says that these patients are exempt
+        release = self._plan.release_of(EVALUATE)
+        if release is None:
+            self._check_exempt(EVALUATE)
+            if split != HELD_OUT:
+                raise SiteError("task.split", f"must be {HELD_OUT}: no other patients are exempt", value=split)
             return evaluate(model, self._store, split, device)
         assert self._task.statistics is not None
         rows = self._store.rows_of_cases(split)
@@ -150,12 +153,18 @@ class PatientDPSGD:
 
     def gradients(self, take: Take, subjects: NDArray[np.int64], stage: Stage, device: torch.device) -> Gradients:
         release = self._plan.release_of(self._task.stage)
-        if release is None:  # the study says that pretraining is exempt
+        if release is None:
+            self._check_exempt(self._task.stage)
             return BatchGradients(take, stage, device)
         from client.dpsgd import PatientGradients  # and with it Opacus, which takes seconds
 
         random, noise = numpy_generator(self._key("sample")), torch_generator(self._key("noise"), device)
         return PatientGradients(take, subjects, stage, self._privacy, release, random, noise)
+
+    def _check_exempt(self, stage: str) -> None:
+        """What the plan has no noise for leaves where the study says so, and not where it has no such stage."""
+        if stage not in self._plan.exempt:
+            raise SiteError("task.stage", "must be one that the study has", value=stage)
 
 
 def privacy_of(folder: Path, store: SiteStore, task: Task) -> Privacy:

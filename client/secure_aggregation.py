@@ -17,7 +17,7 @@ from client import work
 from client.membership import PRIVATE_KEY, own_key
 from client.site import read_settings
 from shared.config import SecAgg
-from shared.errors import ConfigError, KeyFileError, MessageError
+from shared.errors import ConfigError, KeyFileError, MessageError, OwnDataError
 from shared.files import write_atomic
 from shared.keys import fingerprint, is_signed, parse_public_key, public_pem, sign
 from shared.knobs import digest, from_json, knob, to_json
@@ -26,7 +26,17 @@ from shared.secure_aggregation import keys
 from shared.secure_aggregation.masking import MaskKey, Vector, Words, add_masks
 from shared.secure_aggregation.quantisation import no_words, to_sums, to_words
 from shared.secure_aggregation.sharing import split, threshold
-from shared.secure_aggregation.steps import Advert, Advertise, Mask, Opened, Sealed, Share, Unmask, digest_of
+from shared.secure_aggregation.steps import (
+    Advert,
+    Advertise,
+    Mask,
+    Opened,
+    Sealed,
+    Share,
+    Unmask,
+    digest_of,
+    start_digest,
+)
 from shared.secure_aggregation.summands import Numbers, of_scores, of_survey, of_training
 from shared.site_folder import SiteFolder
 
@@ -50,6 +60,8 @@ class Session:
     self_seed: str = knob("", "of the site's own mask")
     sealing_seed: str = knob("", "of the key for shares")
     roster: tuple[Advert, ...] = knob((), "the sites of the sum")
+    start: str = knob("", "digest of what the work begins with, at each site of the sum")
+    examples: int = knob(0, "training examples of the whole federation at most", ge=0)
     sealed: str = knob("", "the answer to the step that shares")
     held: dict[str, str] = knob({}, "shares of both secrets of each site that shared, the own mask's first")
     vector_sha256: str = knob("", "of the masked vector that may have left")
@@ -66,8 +78,14 @@ class Session:
         return self.roster[self.names.index(site)]
 
     def bound(self, sender: str, receiver: str) -> bytes:
-        """What a sealed share is bound to: the keys of all, who made it, and for whom."""
-        return digest_of(self.roster) + f"{self.session}\n{sender}\n{receiver}".encode()
+        """What a sealed share is bound to: the keys of all, the work of all, who made it, and for whom.
+
+        A coordinator that gave the others other weights, whose outcome it knows, would read this part off the sum.
+        """
+        return (
+            digest_of(self.roster)
+            + "\n".join([self.session, self.start, str(self.examples), sender, receiver]).encode()
+        )
 
 
 def take_part(folder: Path, task: Task) -> RecordDict:
@@ -120,11 +138,12 @@ def _advertise(folder: Path, task: Task, step: Advertise) -> Advert:
 def _share(folder: Path, task: Task, step: Share) -> Sealed:
     session = _session(folder, task, step.session)
     if session.roster:
-        if session.roster != step.roster or not session.sealed:
+        told = (step.roster, step.start, step.examples)
+        if told != (session.roster, session.start, session.examples) or not session.sealed:
             raise MessageError("roster", "must be the one with which this sum began, and not unmasked yet")
         return from_json(Sealed, session.sealed)
     _check_roster(folder, task, step, session.advert)
-    session = replace(session, roster=step.roster)
+    session = replace(session, roster=step.roster, start=step.start, examples=step.examples)
     names, own, needed = session.names, session.advert.site, threshold(len(step.roster), _setting(task))
     secrets = (bytes.fromhex(session.self_seed), bytes.fromhex(session.mask_seed))
     pairs = zip(*(split(secret, needed, len(names)) for secret in secrets), strict=True)
@@ -144,7 +163,9 @@ def _mask(folder: Path, task: Task, step: Mask) -> Masked:
     session = _session(folder, task, step.session)
     session = replace(session, held=_received(session, step, _setting(task)))
     own = session.advert.site
-    words, numbers = _own_part(folder, task, step.examples)
+    if start_digest(task.weights, task.statistics, task.rounds) != session.start:
+        raise MessageError("weights and statistics", "must be those that all sites of this sum were told of")
+    words, numbers = _own_part(folder, task, session.examples)
     vector = Vector(words, to_sums(numbers.counts, numbers.reals, len(session.roster)))
     seed = bytes.fromhex(session.mask_seed)
     pairs = [
@@ -262,7 +283,7 @@ def _own_part(folder: Path, task: Task, examples: int) -> tuple[Words, Numbers]:
     update = work.train_round(folder, task)
     if update.examples > examples:
         rule = f"must be <= {examples}, those of the whole federation by its survey"
-        raise MessageError("training examples", rule, value=update.examples)
+        raise OwnDataError("training examples", rule, value=update.examples)
     share = update.examples / examples
     words = to_words(update.weights, task.weights, share, _setting(task).largest_change)
     loss = 0.0 if update.loss is None else update.loss  # which the coordinator knows that it is not told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,7 +18,7 @@ from client.images import Pixels, open_pixels
 from client.site import SiteSettings, read_settings
 from client.splits import HELD_OUT, TRAIN, assign_splits, split_key
 from shared.config import CLINICAL, Study
-from shared.errors import SiteError
+from shared.errors import OwnDataError, SiteError
 from shared.inputs import Cases, Scans
 from shared.schema import check_site
 from shared.site_folder import SiteFolder
@@ -35,6 +36,7 @@ class SiteStore:
         subjects: (S,) the patients of the site, in order.
         scans: per image modality, pixel rows (P,) of the P eyes at a visit; ``scan_subjects`` their patients,
             ``scan_splits`` their splits.
+        data_digest: SHA-256 of the tables that all of this was read from, and of which scans could be read.
         case_scans: per image modality, pixel rows (N, K) of the N labelled cases.
         clinical, recorded: as in ``shared.inputs.Cases``, for the N cases; None without the clinical branch.
         labels: (N,) 0 or 1; ``case_splits`` their splits, ``case_subjects`` their patients.
@@ -44,6 +46,7 @@ class SiteStore:
     settings: SiteSettings
     pixels: Pixels | None
     subjects: NDArray[np.int64]
+    data_digest: str
     scans: dict[str, Rows]
     scan_subjects: NDArray[np.int64]
     scan_splits: NDArray[np.object_]
@@ -144,7 +147,7 @@ class SiteStore:
         if labels.min() == labels.max():
             remedy = "This site can pretrain; leave it out of fine-tuning or choose a longer horizon."
             value = f"{len(labels)} case(s) of one class"
-            raise SiteError(f"site {self.name}: labels", "must hold both classes", value=value, remedy=remedy)
+            raise OwnDataError(f"site {self.name}: labels", "must hold both classes", value=value, remedy=remedy)
 
     def check_pretrainable(self) -> None:
         """Raise ``SiteError`` when this site has no scan to pretrain on."""
@@ -172,6 +175,7 @@ def open_store(path: Path, study: Study) -> SiteStore:
     """
     folder, settings = SiteFolder(path), read_settings(path)
     check_site(folder)
+    tables = _digest_of_tables(path, study.task.name)
     dataset, events = folder.dataset(), folder.events()
     horizon = dataset.horizons_days.get(study.task.name, study.task.horizon_days)
     if horizon != study.task.horizon_days:
@@ -194,10 +198,14 @@ def open_store(path: Path, study: Study) -> SiteStore:
         check_units(dataset, events, study.features)
         clinical, recorded = clinical_inputs(events, labels, study.features)
     index = folder.images()
+    if tables != _digest_of_tables(path, study.task.name):
+        raise SiteError(str(path), "must not change while it is read", remedy="Let imports end first.")
+    readable = "" if pixels is None else "\n".join(sorted(pixels.table["image_id"].astype(str)))
     return SiteStore(
         name=dataset.site,
         settings=settings,
         pixels=pixels,
+        data_digest=hashlib.sha256(f"{tables}\n{readable}".encode()).hexdigest(),
         subjects=np.union1d(events["subject_id"].to_numpy(np.int64), index["subject_id"].to_numpy(np.int64)),
         scans=scans,
         scan_subjects=scan_subjects,
@@ -213,14 +221,24 @@ def open_store(path: Path, study: Study) -> SiteStore:
     )
 
 
+def _digest_of_tables(path: Path, task: str) -> str:
+    found = hashlib.sha256()
+    names = ("dataset.yaml", "events.parquet", "imaging/index.parquet", "subject_splits.parquet")
+    for name in (*names, f"labels/{task}.parquet"):
+        if (path / name).exists():
+            with (path / name).open("rb") as stream:
+                found.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
 def _check_quarantine(pixels: Pixels, settings: SiteSettings, site: str) -> None:
     bad, total = len(pixels.quarantined), len(pixels.quarantined) + len(pixels.table)
     if bad > settings.quarantine_limit * total:
         for scan in pixels.quarantined.itertuples():  # here only: a file's name may name a patient
             log.warning("%s %s", scan.path, scan.reason)
-        rule = f"must be at most {settings.quarantine_limit:.0%} of {total} (site.yaml: quarantine_limit)"
+        rule = f"must be at most {settings.quarantine_limit:.0%} of all (site.yaml: quarantine_limit)"
         remedy = "The log of the site names them."
-        raise SiteError(f"site {site}: unreadable scans", rule, value=bad, remedy=remedy)
+        raise OwnDataError(f"site {site}: unreadable scans", rule, value=bad, remedy=remedy)
 
 
 def _eyes(table: pd.DataFrame, study: Study) -> pd.DataFrame:

@@ -22,11 +22,12 @@ from client.ledger import accounted
 from client.membership import own_key
 from client.parcels import DONE, INBOX, LOG, OUTBOX, Parcel
 from client.site import read_settings
+from shared.config import SecAgg
 from shared.errors import CheckpointError, KeyFileError, MessageError
 from shared.logs import log_to
 from shared.messages import Task, error_reply
 from shared.processes import end_with_parent
-from shared.secure_aggregation.steps import Mask
+from shared.secure_aggregation.steps import Advertise, Share, Unmask
 
 log = logging.getLogger("client.worker")
 
@@ -53,8 +54,10 @@ def work(folder: Path) -> None:
 def _admitted(folder: Path, task: Task) -> Iterator[None]:
     """What is done in the block was approved, and what comes of it is in the ledger."""
     decision = _gate(folder, task)
-    tells = task.step is None or isinstance(task.step, Mask)  # the other steps of a sum carry keys and shares
-    with accounted(folder, task, decision.max_epsilon) if tells else nullcontext():
+    carries_keys = isinstance(task.study.secure_aggregation, SecAgg) and isinstance(
+        task.step, Advertise | Share | Unmask
+    )
+    with nullcontext() if carries_keys else accounted(folder, task, decision.max_epsilon):
         yield
         _gate(folder, task)  # the approval may have been taken back, or have expired, during the work
 

@@ -16,12 +16,12 @@ from server.secure_sum import MessageFor, SecureSum, Summed, new_session, take_a
 from server.sites import Answer, Collected, Sites
 from server.state import State
 from server.vetting import check_claims, check_scores, most_examples, update_size
-from shared.config import CLINICAL, EVALUATE, SURVEY, SecAgg, Study
+from shared.config import CLINICAL, EVALUATE, PRETRAIN, SURVEY, SecAgg, Study
 from shared.errors import MessageError
 from shared.messages import ARRAYS, Evaluation, SurveyReply, Update, with_step
 from shared.privacy import PrivacyPlan
 from shared.secure_aggregation.quantisation import from_sums, from_words, size_of
-from shared.secure_aggregation.steps import Advert, Advertise, Mask, Step
+from shared.secure_aggregation.steps import Advert, Advertise, Mask, Step, start_digest
 from shared.secure_aggregation.summands import Numbers, lengths, to_scores, to_survey, to_training
 from shared.statistics import numeric_names
 
@@ -50,7 +50,8 @@ class SummedAnswers:
 
         session, wait_s = new_session(), self._study.strategy.round_timeout_s
         joined = sites.gather(lambda node: ask(node, Advertise(session)), take_advert, SURVEY)
-        total = partial(SecureSum, sites, self._setting, SURVEY, wait_s, message_for=ask)
+        start = start_digest({}, None, 0)
+        total = partial(SecureSum, sites, self._setting, SURVEY, wait_s, message_for=ask, start=start)
         found = self._sum(total, session, joined, 0, lambda _, numbers: SurveyReply(ALL_SITES, to_survey(numbers)))
         found.check_enough(SURVEY, max(self._study.strategy.minimum_sites, self._study.strategy.start_sites))
         return found
@@ -72,7 +73,10 @@ class SummedAnswers:
             return keep_update(self._folder, update, summed.reply, update_size(update, state.weights))
 
         messages = make()
-        total = partial(SecureSum, sites, self._setting, stage, wait_s, message_for=_asking(messages), examples=most)
+        rounds = (self._study.pretrain if stage == PRETRAIN else self._study.finetune).rounds
+        start = start_digest(state.weights, state.statistics, rounds)
+        asking = _asking(messages)
+        total = partial(SecureSum, sites, self._setting, stage, wait_s, message_for=asking, start=start, examples=most)
         session, joined = _advertise(total, _nodes(messages))
         return self._sum(total, session, joined, size_of(state.weights), to_update)
 
@@ -83,7 +87,8 @@ class SummedAnswers:
             return evaluation
 
         messages = make()
-        total = partial(SecureSum, sites, self._setting, EVALUATE, wait_s, message_for=_asking(messages))
+        start = start_digest(state.weights, state.statistics, 0)
+        total = partial(SecureSum, sites, self._setting, EVALUATE, wait_s, message_for=_asking(messages), start=start)
         session, joined = _advertise(total, _nodes(messages))
         return self._sum(total, session, joined, 0, to_evaluation)
 

@@ -60,6 +60,7 @@ class SecureSum:
 
     Args:
         wait_s: for the answers to each step.
+        start: digest of what each site's work begins with.
         examples: of the whole federation at most, by its survey.
         failed, silent: filled with who was left out, as in ``Collected``.
     """
@@ -70,6 +71,7 @@ class SecureSum:
     wait_s: float
     session: str
     message_for: MessageFor
+    start: str
     examples: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
@@ -109,7 +111,9 @@ class SecureSum:
                 raise MessageError("sealed shares", "must be one for each other site of the sum")
             return sealed
 
-        return self._counted(self._ask(dict.fromkeys(names, Share(self.session, roster)), take))
+        return self._counted(
+            self._ask(dict.fromkeys(names, Share(self.session, roster, self.start, self.examples)), take)
+        )
 
     def _masked(self, sealed: Mapping[str, Sealed], words: int, sums: int) -> Summed:
         summed, nodes = Summed(Vector.zeros(words, sums)), self.sites.names
@@ -129,7 +133,7 @@ class SecureSum:
 
     def _mask(self, site: str, sealed: Mapping[str, Sealed]) -> Mask:
         shares = {maker: one.shares[site] for maker, one in sealed.items() if maker != site}
-        return Mask(self.session, shares, self.examples)
+        return Mask(self.session, shares)
 
     def _opened(self, survivors: tuple[str, ...]) -> dict[str, Opened]:
         """Who vanishes here is in the sum all the same."""

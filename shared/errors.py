@@ -36,6 +36,13 @@ class SiteError(FedretinaError):
     """A site folder that breaks the contract."""
 
 
+class OwnDataError(SiteError):
+    """What a site's data lacks: others learn what must hold, and not what was found."""
+
+    def for_others(self) -> str:
+        return str(OwnDataError(self.name, self.rule, remedy=self.remedy))
+
+
 class MessageError(FedretinaError):
     """A task or an update that is not what the protocol says."""
 

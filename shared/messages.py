@@ -163,6 +163,8 @@ def decode_task(content: RecordDict) -> Task:
         if not len(statistics.mean) == len(statistics.deviation) == width:
             raise MessageError("task: statistics", f"must be of the study's {width} numeric features")
     arrays, asked = content.array_records.get(ARRAYS), content.config_records.get(STEP)
+    if asked is not None and not isinstance(study.secure_aggregation, SecAgg):
+        raise MessageError("task.step", "must not be given in a study whose answers are not summed")
     return Task(
         study=study,
         stage=stage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:  # processes that only pass weights on start without torch
     from torch import Tensor, nn
 
 Weights = dict[str, NDArray[np.generic]]
+
+
+def hash_weights(found: hashlib._Hash, weights: Mapping[str, NDArray[np.generic]]) -> None:
+    """Put names, types, shapes and values into a hash, from where they lie."""
+    for name, array in sorted(weights.items()):
+        found.update(f"{name}\0{array.dtype}\0{array.shape}\0".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def travelling(module: nn.Module) -> dict[str, Tensor]:

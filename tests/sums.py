@@ -15,7 +15,7 @@ from shared import files
 from shared.config import Study
 from shared.messages import Masked, SurveyReply, Task, decode_masked, decode_step_reply
 from shared.secure_aggregation.masking import Vector
-from shared.secure_aggregation.steps import Advert, Advertise, Mask, Opened, Sealed, Share, Step, Unmask
+from shared.secure_aggregation.steps import Advert, Advertise, Mask, Opened, Sealed, Share, Step, Unmask, start_digest
 from shared.secure_aggregation.summands import lengths
 from shared.statistics import Survey, merge
 from tests.factories import empty_site
@@ -59,6 +59,7 @@ class Coordinator:
     sites: Sequence[Path]
     study: Study = field(default_factory=summed_study)
     session: str = "one"
+    start: str = field(default_factory=lambda: start_digest({}, None, 0))
 
     def ask(self, site: Path, step: Step) -> Any:
         return take_part(site, Task(self.study, "survey", 0, 0, "", None, {}, step=step))
@@ -67,7 +68,7 @@ class Coordinator:
         return tuple(decode_step_reply(Advert, self.ask(site, Advertise(self.session))) for site in self.sites)
 
     def share(self, site: Path, roster: tuple[Advert, ...]) -> Sealed:
-        return decode_step_reply(Sealed, self.ask(site, Share(self.session, roster)))
+        return decode_step_reply(Sealed, self.ask(site, Share(self.session, roster, self.start)))
 
     def shares(self, roster: tuple[Advert, ...]) -> dict[str, Sealed]:
         return {site.name: self.share(site, roster) for site in self.sites}

@@ -15,7 +15,7 @@ from client.audit.attacks import loss_threshold
 from client.audit.patients import Floats, Patients
 from client.audit.strength import Rate, found_with, level_of_each
 from client.store import SiteStore
-from shared.errors import SiteError
+from shared.errors import OwnDataError
 from shared.models.multimodal import MultimodalModel
 
 OFF, WARN, VETO = "off", "warn", "veto"
@@ -26,11 +26,8 @@ _ATTACKS = 2
 log = logging.getLogger(__name__)
 
 
-class UnsafeUpdateError(SiteError):
+class UnsafeUpdateError(OwnDataError):
     """An update that the site withholds. What was measured stays in its log: others learn that it was withheld."""
-
-    def for_others(self) -> str:
-        return f"{self.name} {self.rule}"
 
 
 class Gate(Protocol):

@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from shared.knobs import from_json, knob, to_json
+from shared.statistics import Statistics
+from shared.weights import Weights, hash_weights
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Share:
 
     session: str = knob(help="name of the sum")
     roster: tuple[Advert, ...] = knob(help="the sites of the sum, in the order of their names")
+    start: str = knob(help="digest of what each site's work begins with: all are told the same, or none can unmask")
+    examples: int = knob(0, "training examples of the whole federation at most, by its survey", ge=0)
     kind: str = knob("share", choices=["share"])
 
 
@@ -59,7 +63,6 @@ class Mask:
 
     session: str = knob(help="name of the sum")
     shares: dict[str, str] = knob(help="ciphertext by the site that made it")
-    examples: int = knob(0, "training examples of the whole federation at most, by its survey", ge=0)
     kind: str = knob("mask", choices=["mask"])
 
 
@@ -97,6 +100,13 @@ def step_to_json(step: Step) -> str:
 def step_from_json(text: str) -> Step:
     """The inverse of ``step_to_json``; raises ``ConfigError``."""
     return from_json(_Wrapped, text).step
+
+
+def start_digest(weights: Weights, statistics: Statistics | None, rounds: int) -> str:
+    """SHA-256 of what a task brings along besides the study."""
+    found = hashlib.sha256(f"{'' if statistics is None else to_json(statistics)}\0{rounds}\0".encode())
+    hash_weights(found, weights)
+    return found.hexdigest()
 
 
 def digest_of(roster: tuple[Advert, ...]) -> bytes:

@@ -154,7 +154,7 @@ def test_values_of_the_folder_never_leave_in_an_error(north: Path, damage: Calla
     assert said in (
         "site folder breaks the contract in 1 place(s); there, fedretina site check lists them",
         "site folder breaks the contract in 2 place(s); there, fedretina site check lists them",
-        "site north: unreadable scans must be at most 5% of 60 (site.yaml: quarantine_limit), got 10. "
+        "site north: unreadable scans must be at most 5% of all (site.yaml: quarantine_limit). "
         "The log of the site names them.",
     )
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from client import identity
 from client.approvals import APPROVED, accept, decide
 from client.cli import site as site_commands
 from client.database import transaction
@@ -103,12 +102,14 @@ def test_a_repeated_task_is_the_same_release_and_another_input_another(north: Pa
 
 
 def test_the_same_task_on_other_data_is_another_release(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from client.store import open_store
+
     follow(monkeypatch, StagePlan())
     release(north, task())
     more = small_site(modalities=(), patients=13).write(north.parent / "more").path
     for file in ("events.parquet", "labels/detection.parquet"):
         (more / file).replace(north / file)
-    identity._data_digest.cache_clear()  # as a process that starts anew
+    open_store.cache_clear()  # as a process that starts anew
     release(north, task())
     assert len(entries(north)) == 2
 
@@ -120,8 +121,7 @@ def test_what_was_spent_stays_spent_when_patients_come(north: Path, monkeypatch:
     release(north, task())
     more = small_site(modalities=(), patients=13).write(north.parent / "more").path
     (more / "events.parquet").replace(north / "events.parquet")
-    for cached in (identity._data_digest, open_store):
-        cached.cache_clear()  # as a process that starts anew
+    open_store.cache_clear()  # as a process that starts anew
     release(north, task(number=2))
     first, second = entries(north)
     assert (first.patients, second.patients) == (12, 13)
@@ -129,11 +129,14 @@ def test_what_was_spent_stays_spent_when_patients_come(north: Path, monkeypatch:
     assert second.epsilon == epsilon([COST, COST], DELTA)
 
 
-def test_work_that_fails_costs_nothing(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_fails_is_paid_and_its_repetition_is_not(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it failed may depend on a patient, and is told."""
     follow(monkeypatch, StagePlan())
-    with pytest.raises(RuntimeError), accounted(north, task(), NO_LIMIT):
-        raise RuntimeError
-    assert entries(north) == []
+    for _ in range(2):
+        with pytest.raises(RuntimeError), accounted(north, task(), NO_LIMIT):
+            raise RuntimeError
+    release(north, task())
+    assert [entry.release for entry in entries(north)] == [COST]
 
 
 def test_rows_stay(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:

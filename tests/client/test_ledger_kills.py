@@ -83,4 +83,4 @@ def test_death_at_every_statement_of_a_round(
         assert outbox.load().has_content()
         assert [entry.epsilon for entry in entries(north)] == [0.001, 0.002]
         statement += STEP
-    assert statement > 200
+    assert statement > 150

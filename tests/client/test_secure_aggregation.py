@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,9 @@ from client import work
 from client.membership import PUBLIC_KEY, make_keys
 from shared.errors import MessageError, SiteError
 from shared.keys import fingerprint, parse_public_key
-from shared.messages import SurveyReply, Task
+from shared.messages import SurveyReply, Task, decode_step_reply
 from shared.secure_aggregation import keys
-from shared.secure_aggregation.steps import Advert, Mask, Sealed
+from shared.secure_aggregation.steps import Advert, Mask, Sealed, Share
 from tests.sums import Coordinator, named_sites, session_file, summed_study, survey_of
 
 
@@ -118,6 +119,27 @@ def test_session_is_of_one_phase(coordinator: Coordinator, sites: list[Path]) ->
 
 
 # What others may have changed
+
+
+@pytest.mark.parametrize("changes", [{"start": "ab"}, {"examples": 10**6}])
+def test_sites_that_were_told_of_other_work_cannot_open_each_others_shares(
+    coordinator: Coordinator, sites: list[Path], changes: dict[str, Any]
+) -> None:
+    """Else the others' parts could be made known, or nothing, and the sum be one site's."""
+    roster = coordinator.adverts()
+    sealed = {sites[0].name: coordinator.share(sites[0], roster)}
+    for site in sites[1:]:
+        told = replace(Share("one", roster, coordinator.start), **changes)
+        sealed[site.name] = decode_step_reply(Sealed, coordinator.ask(site, told))
+    with pytest.raises(MessageError, match="sealed share"):
+        coordinator.mask(sites[0], sealed)
+
+
+def test_site_works_with_what_all_were_told_of(coordinator: Coordinator, sites: list[Path]) -> None:
+    other = replace(coordinator, start="ab")
+    sealed = other.shares(other.adverts())
+    with pytest.raises(MessageError, match="weights and statistics must be those that all sites of this sum were told"):
+        other.mask(sites[0], sealed)
 
 
 def test_changed_or_misdirected_share_is_refused(coordinator: Coordinator, sites: list[Path]) -> None:

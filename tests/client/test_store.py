@@ -260,7 +260,7 @@ def test_more_bad_scans_than_the_sites_ceiling_are_an_error(
 ) -> None:
     with pytest.raises(SiteError) as caught:
         open_store(quarantine_site(tmp_path / "s", limit), STUDY)
-    rule = f"site north: unreadable scans must be at most {shown} of 10 (site.yaml: quarantine_limit), got 2."
+    rule = f"site north: unreadable scans must be at most {shown} of all (site.yaml: quarantine_limit), got 2."
     assert str(caught.value).startswith(rule)
     assert len(caplog.messages) == 2
     assert all(text.endswith("is not an image that can be decoded") for text in caplog.messages)

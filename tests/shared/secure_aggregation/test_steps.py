@@ -31,17 +31,17 @@ from shared.messages import (
 )
 from shared.secure_aggregation.masking import Vector
 from shared.secure_aggregation.steps import Advert, Advertise, Mask, Opened, Sealed, Share, Step, Unmask
-from tests.factories import make_study
+from tests.sums import summed_study
 
 ADVERT = Advert("north", "ab" * 32, "cd" * 32, "ef" * 32)
 STEPS: list[Step] = [
     Advertise("one"),
-    Share("one", (ADVERT, Advert("south", "00", "01", "02", "pem", "sig"))),
-    Mask("one", {"south": "ab"}, 17),
+    Share("one", (ADVERT, Advert("south", "00", "01", "02", "pem", "sig")), "ab", 17),
+    Mask("one", {"south": "ab"}),
     Unmask("one", ("north", "south")),
 ]
 REPLIES = [ADVERT, Sealed("north", {"south": "ab"}), Opened("north", {"north": "ab"}, {"south": "cd"})]
-TASK = Task(make_study(), "survey", 0, 0, "", None, {})
+TASK = Task(summed_study(), "survey", 0, 0, "", None, {})
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.kind)
@@ -106,7 +106,7 @@ def test_vector_of_another_length_or_type_is_refused(arrays: Any, message: str) 
         '{"step":{"kind":"unmask","session":"one","survivors":"north"}}',
         '{"step":{"kind":"share","session":"one","roster":[{"site":"north"}]}}',
         '{"step":{"kind":"mask","session":"one","shares":{"north":1}}}',
-        '{"step":{"kind":"mask","session":"one","shares":{},"examples":-1}}',
+        '{"step":{"kind":"share","session":"one","roster":[],"start":"","examples":-1}}',
     ],
 )
 def test_step_that_is_none_is_refused(step: str) -> None:
