@@ -37,7 +37,8 @@ class SiteSettings:
     )
     audit: str = knob(
         "off",
-        "attack each fine-tuning update before it leaves, and warn in the log or withhold it when patients can be told",
+        "attack each fine-tuning update before it leaves, and warn in the log or withhold it where patients are found; "
+        "in studies without differential privacy, whose epsilon bounds what an attack can find",
         choices=["off", "warn", "veto"],
     )
     audit_tpr_limit: float = knob(

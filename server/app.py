@@ -11,7 +11,10 @@ from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from types import FrameType
 
+from flwr.server.superlink.linkstate import LinkState
+
 from server.coordinator import DATABASE, FAILED, FINISHED, LOG, RUNNING, RUNS, RunFolder
+from server.enrolment import valid_enrolments
 from server.grid import running_grid
 from server.link import open_link_state, site_names
 from server.report.page import write_report
@@ -22,6 +25,8 @@ from server.study import run_study
 from shared.config import Study
 from shared.logs import log_to
 from shared.processes import end_with_parent
+
+_LINK_S, _LOOK_S = 30.0, 0.1  # a site whose key was dismissed before is never let in
 
 log = logging.getLogger("server.app")  # also where this is the main module
 
@@ -38,6 +43,7 @@ def run(folder: Path, name: str) -> int:
     def notice(text: str) -> None:
         own.become(RUNNING, text)
 
+    _wait_for_link(folder, state)
     try:
         with running_grid(state) as grid:
             final = run_study(study, grid, own.folder, watch, enrolled=lambda: site_names(state), notice=notice)
@@ -50,6 +56,14 @@ def run(folder: Path, name: str) -> int:
     peak_mb = getrusage(RUSAGE_SELF).ru_maxrss / 1000
     log.info("%s finished; this process took %.1f s and %.0f MB", name, time.perf_counter() - started, peak_mb)
     return 0
+
+
+def _wait_for_link(folder: Path, state: LinkState) -> None:
+    """Until the link, which was started beside this process, has let in who is enrolled: else nobody seems to be."""
+    until = time.monotonic() + _LINK_S
+    enrolled = {enrolment.site for enrolment in valid_enrolments(folder)}
+    while not enrolled <= set(site_names(state).values()) and time.monotonic() < until:
+        time.sleep(_LOOK_S)
 
 
 def _conclude(own: RunFolder, study: Study, final: State) -> None:

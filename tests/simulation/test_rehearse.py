@@ -81,7 +81,8 @@ def test_rehearsal_gives_the_bits_of_a_simulation(tmp_path: Path) -> None:
     assert "left out" not in told.getvalue()
     built = build_cohort(experiment.cohort, experiment.task, experiment.seed, tmp_path / "cohorts", 1)
     assert {site.name for site in built.sites} == {site.name for site in (tmp_path / "run" / SITES).iterdir()}
-    assert not any((site / "state").exists() for site in built.sites)
+    for site in built.sites:
+        assert [file.name for file in (site / "state").iterdir()] == ["privacy.key"]  # made with the cohort
     run_study(experiment.study, LocalGrid(built.sites), tmp_path / "simulated")
     assert_same_bits(load_arrays(run / MODEL)[0], load_arrays(tmp_path / "simulated" / MODEL)[0])
     assert run.is_relative_to(tmp_path / "run" / COORDINATOR)
