@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from shared.code import code_digest
-from shared.config import EVALUATE, FINETUNE, PRETRAIN, SURVEY, Study
+from shared.config import Study
 from shared.errors import ConfigError, FedretinaError
 from shared.files import write_atomic
 from shared.keys import PrivateKey, PublicKey, is_signed, sign
@@ -255,12 +255,11 @@ def accept(folder: Path, key: PublicKey, task: Task, at: datetime | None = None)
     if task.code != code_digest():
         remedy = "Install the same version at the coordinator and the site."
         raise NotApprovedError("task.code", f"must be {short(code_digest())}", value=short(task.code), remedy=remedy)
-    pretrain, finetune = task.study.pretrain.rounds, task.study.finetune.rounds
-    scores = decision.rounds if finetune else 0
-    stages = {SURVEY: decision.rounds, PRETRAIN: pretrain, FINETUNE: finetune, EVALUATE: scores}
-    if not stages[task.stage]:
+    if task.stage not in task.study.stages:
         raise NotApprovedError("task.stage", "must be one that the study has", value=task.stage)
-    rounds = min(stages[task.stage], decision.rounds)
+    rounds = decision.rounds
+    if task.stage in task.study.training:
+        rounds = min(rounds, task.study.stage(task.stage).rounds)
     if task.rounds > rounds:
         raise NotApprovedError("task.rounds", f"must be <= {rounds}, as approved", value=task.rounds)
     return decision

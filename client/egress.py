@@ -23,7 +23,7 @@ from client.approvals import APPROVED, NotApprovedError, read_decision
 from client.database import transaction
 from client.ledger import entries
 from client.parcels import Parcel
-from shared.config import CLINICAL, FINETUNE, PRETRAIN
+from shared.config import FINETUNE, PRETRAIN
 from shared.errors import MessageError, SiteError
 from shared.keys import PrivateKey, PublicKey, fingerprint, is_signed, sign
 from shared.knobs import digest
@@ -319,7 +319,7 @@ def _check_error(header: Message, message: Message) -> str:
 
 def _lengths(task: Task) -> tuple[int, int]:
     """Counts and reals in the sum that a task is a step of."""
-    return lengths(task.stage, len(numeric_names(task.study)) if CLINICAL in task.study.modalities else 0)
+    return lengths(task.stage, len(numeric_names(task.study)))
 
 
 def _size_bytes(forms: dict[str, Form]) -> int:

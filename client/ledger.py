@@ -18,7 +18,7 @@ from pathlib import Path
 
 from client.database import transaction
 from client.identity import release_identity
-from client.site import SiteSettings, read_settings
+from client.site import PRIVATE, SiteSettings, read_settings
 from shared.accounting import Release, epsilon
 from shared.config import EVALUATE, FINETUNE, SURVEY, Study
 from shared.errors import FedretinaError
@@ -27,7 +27,6 @@ from shared.messages import Task
 from shared.privacy import PrivacyPlan
 
 LEDGER = "state/privacy.sqlite"
-ANY, PRIVATE = "any", "private"  # what site.yaml lets leave
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS releases (
     identity TEXT PRIMARY KEY, time TEXT NOT NULL, study TEXT NOT NULL, study_digest TEXT NOT NULL,
@@ -103,7 +102,7 @@ def _released_by(task: Task) -> list[Task]:
     uses = task.study.finetune.site_intercept and task.stage in (FINETUNE, EVALUATE)
     if not uses or PrivacyPlan.of(task.study).release_of(SURVEY) is None:
         return [task]
-    return [Task(task.study, SURVEY, 0, 0, "", None, {}, code=task.code), task]
+    return [Task.to_survey(task.study), task]
 
 
 def entries(folder: Path) -> list[Entry]:

@@ -111,7 +111,7 @@ class PatientDPSGD:
         if release is None:
             return 0.5
         study = self._task.study
-        asked = release_identity(self._folder, Task(study, SURVEY, 0, 0, "", None, {}))
+        asked = release_identity(self._folder, Task.to_survey(study))
         random = numpy_generator(derive(self._secret, asked, "noise"))
         train = self._store.rows_of_cases(TRAIN)
         labels = self._store.labels[train].astype(np.float64)

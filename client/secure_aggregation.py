@@ -16,7 +16,7 @@ from flwr.app import RecordDict
 from client import work
 from client.membership import PRIVATE_KEY, own_key
 from client.site import read_settings
-from shared.config import SecAgg
+from shared.config import EVALUATE, SURVEY, SecAgg
 from shared.errors import ConfigError, KeyFileError, MessageError, OwnDataError
 from shared.files import write_atomic
 from shared.keys import fingerprint, is_signed, parse_public_key, public_pem, sign
@@ -276,9 +276,9 @@ def _check_survivors(session: Session, survivors: tuple[str, ...], needed: int) 
 
 def _own_part(folder: Path, task: Task, examples: int) -> tuple[Words, Numbers]:
     """What the site adds, in the clear."""
-    if task.stage == "survey":
+    if task.stage == SURVEY:
         return no_words(), of_survey(work.survey(folder, task).survey)
-    if task.stage == "evaluate":
+    if task.stage == EVALUATE:
         return no_words(), of_scores(work.evaluate_split(folder, task).scores)
     update = work.train_round(folder, task)
     if update.examples > examples:

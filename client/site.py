@@ -10,6 +10,9 @@ import yaml
 from shared.errors import FedretinaError, SiteError
 from shared.knobs import knob, load
 
+ANY, PRIVATE = "any", "private"  # of what may leave
+OFF, WARN, VETO = "off", "warn", "veto"  # of the audit of updates
+
 
 @dataclass(frozen=True)
 class SiteSettings:
@@ -31,15 +34,15 @@ class SiteSettings:
         1e-5, "delta at which that epsilon is stated; a study that plans a larger one is refused", gt=0.0, lt=1.0
     )
     releases: str = knob(
-        "any",
+        ANY,
         "any: what an approved study asks for may leave; private: only what its privacy plan noises",
-        choices=["any", "private"],
+        choices=[ANY, PRIVATE],
     )
     audit: str = knob(
-        "off",
+        OFF,
         "attack each fine-tuning update before it leaves, and warn in the log or withhold it where patients are found; "
         "in studies without differential privacy, whose epsilon bounds what an attack can find",
-        choices=["off", "warn", "veto"],
+        choices=[OFF, WARN, VETO],
     )
     audit_tpr_limit: float = knob(
         0.1,
@@ -65,7 +68,7 @@ def read_settings(folder: Path) -> SiteSettings:
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         if isinstance(settings, dict) and settings.get("audit") is False:
-            settings["audit"] = "off"  # which YAML reads as no
+            settings["audit"] = OFF  # which YAML reads as no
         return load(SiteSettings, settings, "site.yaml: ")
     except yaml.YAMLError as error:
         raise SiteError(str(file), "must be valid YAML", value=str(error).splitlines()[0]) from None

@@ -22,7 +22,7 @@ from shared.errors import OwnDataError, SiteError
 from shared.inputs import Cases, Scans
 from shared.schema import check_site
 from shared.site_folder import SiteFolder
-from shared.statistics import Survey
+from shared.statistics import Survey, numeric_names
 
 log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]  # rows of ``Pixels.values``; -1 where there is no scan
@@ -217,7 +217,7 @@ def open_store(path: Path, study: Study) -> SiteStore:
         case_splits=assign_splits(labels["subject_id"], study.splits, key, fixed),
         case_subjects=labels["subject_id"].to_numpy(np.int64),
         case_times=labels["prediction_time"].to_numpy(),
-        numeric_features=len(study.features.numeric) + int(study.features.age) if CLINICAL in study.modalities else 0,
+        numeric_features=len(numeric_names(study)),
     )
 
 

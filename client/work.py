@@ -16,7 +16,7 @@ from client.privacy import Privacy, privacy_of
 from client.splits import HELD_OUT, TRAIN, TUNING
 from client.store import Rows, SiteStore, open_store
 from client.training import train
-from shared.config import FINETUNE, PRETRAIN, Stage, Study
+from shared.config import FINETUNE, PRETRAIN, Study
 from shared.errors import MessageError
 from shared.inputs import Batch
 from shared.messages import Evaluation, SurveyReply, Task, Update
@@ -40,7 +40,7 @@ def train_round(folder: Path, task: Task) -> Update:
     store, study = open_store(folder, task.study), task.study
     privacy = privacy_of(folder, store, task)
     device, objective = _prepare(store, task)
-    tuning, take, stage = empty_scores(), _taker(store, task.stage, privacy.seed), _stage(study, task.stage)
+    tuning, take, stage = empty_scores(), _taker(store, task.stage, privacy.seed), study.stage(task.stage)
     gate: Gate = NoGate()
     if isinstance(objective, SupervisedObjective):
         privacy.check_trainable()
@@ -88,10 +88,6 @@ def _taker(store: SiteStore, stage: str, seed: int) -> Callable[[Rows], Batch]:
     if stage == FINETUNE:
         return store.take_cases
     return partial(store.take_scans, random=np.random.default_rng(seed))
-
-
-def _stage(study: Study, stage: str) -> Stage:
-    return study.finetune if stage == FINETUNE else study.pretrain
 
 
 def _prepare(store: SiteStore, task: Task) -> tuple[torch.device, Objective]:

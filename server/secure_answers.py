@@ -16,7 +16,7 @@ from server.secure_sum import MessageFor, SecureSum, Summed, new_session, take_a
 from server.sites import Answer, Collected, Sites
 from server.state import State
 from server.vetting import check_claims, check_scores, most_examples, update_size
-from shared.config import CLINICAL, EVALUATE, PRETRAIN, SURVEY, SecAgg, Study
+from shared.config import EVALUATE, SURVEY, SecAgg, Study
 from shared.errors import MessageError
 from shared.messages import ARRAYS, Evaluation, SurveyReply, Update, with_step
 from shared.privacy import PrivacyPlan
@@ -73,8 +73,7 @@ class SummedAnswers:
             return keep_update(self._folder, update, summed.reply, update_size(update, state.weights))
 
         messages = make()
-        rounds = (self._study.pretrain if stage == PRETRAIN else self._study.finetune).rounds
-        start = start_digest(state.weights, state.statistics, rounds)
+        start = start_digest(state.weights, state.statistics, self._study.stage(stage).rounds)
         asking = _asking(messages)
         total = partial(SecureSum, sites, self._setting, stage, wait_s, message_for=asking, start=start, examples=most)
         session, joined = _advertise(total, _nodes(messages))
@@ -132,7 +131,7 @@ class SummedAnswers:
     @property
     def _features(self) -> int:
         """Numeric features in the survey."""
-        return len(numeric_names(self._study)) if CLINICAL in self._study.modalities else 0
+        return len(numeric_names(self._study))
 
 
 def _advertise(total: Callable[[str], SecureSum], nodes: Sequence[int]) -> tuple[str, Collected[Advert]]:

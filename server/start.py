@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from server.strategies.registry import build_strategy
-from shared.config import FINETUNE, PRETRAIN, Study
+from shared.config import PRETRAIN, Study
 from shared.models.weights import start_encoder
 from shared.objectives.objective import Objective
 from shared.objectives.registry import build_objective
@@ -28,11 +28,10 @@ def check_study(study: Study) -> None:
     """
     build_strategy(study)
     plan = PrivacyPlan.of(study)
-    for stage, config in ((PRETRAIN, study.pretrain), (FINETUNE, study.finetune)):
-        if config.rounds:
-            objective = _started(study, stage, Statistics.neutral(study))
-            if plan.release_of(stage) is not None:
-                check_module(objective, stage)
+    for stage in study.training:
+        objective = _started(study, stage, Statistics.neutral(study))
+        if plan.release_of(stage) is not None:
+            check_module(objective, stage)
 
 
 def _started(study: Study, stage: str, statistics: Statistics) -> Objective:

@@ -93,9 +93,9 @@ class _Run:
     def complete(self, pretrained: Weights | None) -> State:
         if not self.state.surveys:
             self._survey()
-        for stage, config in ((PRETRAIN, self.study.pretrain), (FINETUNE, self.study.finetune)):
+        for stage, config in self.study.training.items():
             done_before = stage == PRETRAIN and (self.state.stage == FINETUNE or pretrained is not None)
-            if config.rounds and not done_before:
+            if not done_before:
                 self._train_stage(stage, config, pretrained)
         if self.study.finetune.rounds and not self.state.evaluations:
             self._evaluate()
@@ -105,7 +105,7 @@ class _Run:
 
     def _survey(self) -> None:
         started = time.perf_counter()
-        content = task_content(Task(self.study, SURVEY, 0, 0, "", None, {}))
+        content = task_content(Task.to_survey(self.study))
         found = self.answers.surveys(self.sites, lambda node: Message(content, node, MessageType.QUERY))
         surveys = {site: reply.survey for site, reply in sorted(found.answers.items())}
         self.state = replace(self.state, surveys=surveys, statistics=Statistics.of(merge(list(surveys.values()))))

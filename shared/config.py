@@ -252,7 +252,7 @@ class PatientDPSGD:
     per_patient: int = knob(4, "examples of one patient in a step at most; their gradients are averaged", ge=1)
     micro_batch: int = knob(64, "patients whose gradients are in memory at once", unit="patients", ge=1)
     exempt: tuple[str, ...] = knob(
-        (), "stages that are knowingly not private, which the statement of ε names", choices=["pretrain", "evaluate"]
+        (), "stages that are knowingly not private, which the statement of ε names", choices=[PRETRAIN, EVALUATE]
     )
 
     def check_study(self, study: Study, path: str) -> None:
@@ -339,6 +339,20 @@ class Study:
     def image_modalities(self) -> tuple[str, ...]:
         """The image branches, in fixed order."""
         return tuple(m for m in IMAGE_MODALITIES if m in self.modalities)
+
+    @property
+    def training(self) -> dict[str, Stage]:
+        """The stages in which sites train, in order: those that have rounds."""
+        return {name: self.stage(name) for name in (PRETRAIN, FINETUNE) if self.stage(name).rounds}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """All stages of the study, in order."""
+        return (SURVEY, *self.training, *([EVALUATE] if self.finetune.rounds else []))
+
+    def stage(self, name: str) -> Stage:
+        """How sites train in pretrain or finetune."""
+        return self.finetune if name == FINETUNE else self.pretrain
 
     def __hash__(self) -> int:
         return hash(to_json(self))  # mappings among the knobs have no hash of their own

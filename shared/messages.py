@@ -17,7 +17,7 @@ import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, MetricRecordValues, RecordDict
 
 from shared.code import code_digest
-from shared.config import CLINICAL, EVALUATE, STAGES, SURVEY, SecAgg, Study
+from shared.config import EVALUATE, STAGES, SURVEY, SecAgg, Study
 from shared.errors import ConfigError, MessageError
 from shared.knobs import Tree, from_json, to_json
 from shared.metrics import Scores
@@ -70,6 +70,11 @@ class Task:
     weights: Weights
     code: str = field(default_factory=code_digest)
     step: Step | None = None
+
+    @staticmethod
+    def to_survey(study: Study) -> Task:
+        """The one task of the survey, whose noised count is the same wherever it is used again."""
+        return Task(study, SURVEY, 0, 0, "", None, {})
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def decode_task(content: RecordDict) -> Task:
         raise MessageError("task.stage", f"must be one of {', '.join(STAGES)}", value=stage)
     if not 0 <= number <= rounds:
         raise MessageError("task.round", f"must be >= 0 and <= task.rounds ({rounds})", value=number)
-    if statistics is not None and CLINICAL in study.modalities:
+    if statistics is not None:
         width = len(numeric_names(study))
         if not len(statistics.mean) == len(statistics.deviation) == width:
             raise MessageError("task: statistics", f"must be of the study's {width} numeric features")
@@ -249,7 +254,7 @@ def decode_survey(content: RecordDict, study: Study) -> SurveyReply:
         survey = from_json(Survey, _field(config, "survey", str))
     except ConfigError as error:
         raise MessageError(f"survey: {error.name}", error.rule, value=error.value) from None
-    width = len(numeric_names(study)) if CLINICAL in study.modalities else 0
+    width = len(numeric_names(study))
     if not len(survey.counts) == len(survey.sums) == len(survey.squares) == width:
         raise MessageError("survey", f"must be of the study's {width} numeric features", value=len(survey.counts))
     return SurveyReply(_field(config, "site", str), survey)

@@ -89,7 +89,7 @@ def _plan(study: Study) -> PrivacyPlan:
     privacy = study.privacy
     if not isinstance(privacy, PatientDPSGD):
         return PrivacyPlan()
-    exempt = tuple(stage for stage in privacy.exempt if stage != PRETRAIN or study.pretrain.rounds)
+    exempt = tuple(stage for stage in privacy.exempt if stage in study.stages)
     target, delta, rate = privacy.target_epsilon, privacy.delta, privacy.sampling_rate
     # Gaussian mechanisms compose by the inverse squares of their noise, so these can be shared out.
     whole = calibrate(lambda noise: [Release(noise, 1.0)], target, delta)
@@ -100,11 +100,10 @@ def _plan(study: Study) -> PrivacyPlan:
             counted.append((EVALUATE, Release(whole / math.sqrt(privacy.evaluation_share), 1.0), 1))
 
     def plan_with(noise: float) -> PrivacyPlan:
-        stages = ((PRETRAIN, study.pretrain), (FINETUNE, study.finetune))
         trained = [
             (name, Release(noise, rate, steps_of_round(stage, rate)), stage.rounds)
-            for name, stage in stages
-            if stage.rounds and name not in exempt
+            for name, stage in study.training.items()
+            if name not in exempt
         ]
         return PrivacyPlan(target, delta, privacy.clip, rate, tuple(sorted(trained + counted)), exempt)
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
-from shared.config import Study
+from shared.config import CLINICAL, Study
 from shared.knobs import knob
 
 
 def numeric_names(study: Study) -> tuple[str, ...]:
-    """The clinical inputs that have a value, in the order of the model's inputs."""
+    """The clinical inputs that have a value, in the order of the model's inputs; none without the clinical branch."""
+    if CLINICAL not in study.modalities:
+        return ()
     return (("age_years",) if study.features.age else ()) + tuple(f.name for f in study.features.numeric)
 
 

@@ -246,7 +246,7 @@ def _bare_round(objective: Objective, stores: Sequence[SiteStore], study: Study,
 
 def _bare_steps(objective: Objective, store: SiteStore, study: Study, stage: str, number: int) -> int:
     """The steps of one site in one round; its number of examples."""
-    config = study.finetune if stage == FINETUNE else study.pretrain
+    config = study.stage(stage)
     seed = derive_seed(study.seed, stage, number, store.name)
     rows, take = _examples(store, stage, seed)
     generator = Generator().manual_seed(seed)

@@ -20,7 +20,7 @@ from client.gradients import BatchGradients, Gradients
 from client.secret import numpy_generator, torch_generator
 from client.store import Rows
 from shared.accounting import Release
-from shared.config import FINETUNE, PRETRAIN, PatientDPSGD, Stage, Study
+from shared.config import FINETUNE, PRETRAIN, PatientDPSGD, Study
 from shared.inputs import Batch, Cases, Scans
 from shared.objectives.objective import Objective
 from shared.objectives.registry import build_objective
@@ -48,7 +48,7 @@ def main() -> None:
 
 def time_pairs(study: Study, stage: str, patients: int, pairs: int, device: torch.device) -> list[tuple[float, float]]:
     """Seconds of a plain and a private step on the same batch, pair by pair; the first pair only warms up."""
-    config: Stage = study.finetune if stage == FINETUNE else study.pretrain
+    config = study.stage(stage)
     objective = build_objective(study, stage, Statistics.neutral(study)).to(device).train()
     batch = _batch(study, stage, patients)
     privacy = study.privacy if isinstance(study.privacy, PatientDPSGD) else PatientDPSGD(micro_batch=patients)

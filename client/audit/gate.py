@@ -14,11 +14,11 @@ import torch
 from client.audit.attacks import loss_threshold
 from client.audit.patients import Floats, Patients
 from client.audit.strength import Rate, found_with, level_of_each
+from client.site import OFF, VETO
 from client.store import SiteStore
 from shared.errors import OwnDataError
 from shared.models.multimodal import MultimodalModel
 
-OFF, WARN, VETO = "off", "warn", "veto"
 FALSE_RATE = 0.01
 FEWEST = 20  # held-out patients; with fewer, not even one false alarm in twenty can be told
 _ATTACKS = 2

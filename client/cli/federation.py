@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -144,11 +145,7 @@ def ledger_(folder: Folder = HERE, as_json: AsJson = False) -> None:
     """Says how much of its patients' privacy this site has spent, on which studies, and how much is left."""
     from client.spending import print_statement, statement
 
-    stated = statement(folder)
-    if as_json:
-        typer.echo(json.dumps(stated, indent=1, ensure_ascii=False))
-    else:
-        print_statement(stated)
+    _tell(statement(folder), as_json, print_statement)
 
 
 @federation.command(epilog=DIR)
@@ -158,11 +155,15 @@ def audit(folder: Folder = HERE, as_json: AsJson = False) -> None:
     from client.departures import print_audit
 
     found = look(folder)
+    _tell(found, as_json, print_audit)
+    raise typer.Exit(1 if found["faults"] else 0)
+
+
+def _tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        print_audit(found)
-    raise typer.Exit(1 if found["faults"] else 0)
+        show(found)
 
 
 def _key_and_study(folder: Path, name: str) -> tuple[PrivateKey, Study]:

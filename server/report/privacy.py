@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from server.report.record import Privacy, Round, Run
-from server.report.words import NONE, whole
+from server.report.words import NONE, STAGE_NAMES, whole
 from shared.accounting import RDP, epsilon
 from shared.config import STAGES, Study
 from shared.metrics import BINS
@@ -16,7 +16,6 @@ from shared.privacy import PrivacyPlan
 from shared.statistics import numeric_names
 
 NO_PRIVACY, PATIENT_DPSGD = "none", "patient_dpsgd"
-_STAGE_NAMES = {"survey": "Survey", "pretrain": "Pretraining", "finetune": "Fine-tuning", "evaluate": "Evaluation"}
 
 UNIT = "One patient: all visits, both eyes, scans and clinical record together."
 ADJACENCY = "Adding or removing one patient of one hospital."
@@ -84,14 +83,9 @@ def _pretraining(study: Study, plan: PrivacyPlan) -> str:
 
 def _sent(study: Study) -> dict[str, str]:
     """What one message of each stage holds."""
-    rounds = {"pretrain": study.pretrain.rounds, "finetune": study.finetune.rounds}
     plan = PrivacyPlan.of(study)
     noised = {stage: what for stage, what in _NOISED.items() if plan.release_of(stage) is not None}
-    return {
-        stage: what
-        for stage, what in (_exact(study) | noised).items()
-        if rounds.get(stage, study.finetune.rounds) or stage == "survey"
-    }
+    return {stage: what for stage, what in (_exact(study) | noised).items() if stage in study.stages}
 
 
 def _exact(study: Study) -> dict[str, str]:
@@ -132,7 +126,7 @@ def _of_stage(privacy: Privacy, stage: str, what: str, rounds: Sequence[Round]) 
     noise = privacy.stages.get(stage)
     hospitals = {site for sites in answered for site in sites}
     said = "none, exact" if noise is None else f"\u03c3 {_number(noise.noise_multiplier)}"
-    return Sent(_STAGE_NAMES[stage], what, sum(map(len, answered)), len(hospitals), said)
+    return Sent(STAGE_NAMES[stage].capitalize(), what, sum(map(len, answered)), len(hospitals), said)
 
 
 def points(privacy: Privacy) -> Iterator[tuple[str, str]]:
@@ -149,7 +143,7 @@ def points(privacy: Privacy) -> Iterator[tuple[str, str]]:
     yield "Clipping norm C", _number(privacy.clip)
     for stage, each in privacy.stages.items():
         yield (
-            f"{_STAGE_NAMES.get(stage, stage)}, each message",
+            f"{STAGE_NAMES.get(stage, stage).capitalize()}, each message",
             f"noise multiplier \u03c3 {_number(each.noise_multiplier)}, sampling rate q {_number(each.sampling_rate)}, "
             f"{whole(each.steps)} step{'' if each.steps == 1 else 's'}",
         )

@@ -19,7 +19,7 @@ SHORT_ARM_NAMES = {
     "federated_scratch": "No pretraining",
 }
 INPUT_NAMES = {"multimodal": "Scans + clinical record", "image": "Scans only", "clinical": "Clinical record only"}
-STAGE_NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}
+STAGE_NAMES = {"survey": "survey", "pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}
 MODALITY_NAMES = {"oct": "OCT", "ir": "Infrared", "clinical": "Clinical"}
 NONE = "\u2013"
 

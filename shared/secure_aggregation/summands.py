@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.config import EVALUATE, SURVEY
 from shared.errors import MessageError
 from shared.metrics import BINS, Scores
 from shared.secure_aggregation.quantisation import Counts, Reals
@@ -88,7 +89,7 @@ def lengths(stage: str, features: int) -> tuple[int, int]:
     Args:
         features: numeric features of the study's survey.
     """
-    if stage == "survey":
+    if stage == SURVEY:
         return len(_WHOLE) + features, 2 * features
-    extra = 0 if stage == "evaluate" else 1
+    extra = 0 if stage == EVALUATE else 1
     return 2 * BINS + extra, 2 + extra
