@@ -13,11 +13,24 @@ from typing import Any
 
 from client.approvals import REFUSED, REVOKED, NotApprovedError, read_decision, short, valid_approval
 from shared.code import code_digest
-from shared.config import CLINICAL, IR, OCT, STAGES, CodeFeature, NumericFeature, SecAgg, SimCLR, Stage, Study
+from shared.config import (
+    CLINICAL,
+    EVALUATE,
+    FINETUNE,
+    IR,
+    OCT,
+    SURVEY,
+    CodeFeature,
+    NumericFeature,
+    SecAgg,
+    SimCLR,
+    Stage,
+    Study,
+)
 from shared.keys import PublicKey
 from shared.knobs import Tree, digest
 from shared.metrics import BINS
-from shared.privacy import PrivacyPlan
+from shared.privacy import NOISED, PrivacyPlan
 
 _WIDTH = 110
 _SCANS = {OCT: "OCT B-scans", IR: "infrared scans"}
@@ -118,7 +131,8 @@ def _shown(knob: _Knob | None) -> str:
 
 def _deeds(study: Study) -> list[str]:
     """Stage by stage."""
-    deeds = ["survey, once: counts patients, scans and labelled cases, and sums each numeric clinical input"]
+    sums = "" if PrivacyPlan.of(study).release_of(SURVEY) else ", and sums each numeric clinical input"
+    deeds = [f"survey, once: counts patients, scans and labelled cases{sums}"]
     if study.pretrain.rounds:
         kind = "SimCLR" if isinstance(study.objective, SimCLR) else "masked autoencoding"
         scans = " and ".join(_SCANS[name] for name in study.image_modalities)
@@ -184,15 +198,24 @@ def _leaves(study: Study) -> list[str]:
     encoder, rounds = study.model.image.name, study.pretrain.rounds + study.finetune.rounds
     of = [f"encoder {encoder} of each kind of scan"] if study.image_modalities else []
     of += ["encoder of the clinical record"] if CLINICAL in study.modalities else []
-    leaves = [
-        "survey: numbers of patients, scans, unreadable scans, labelled cases and cases with the outcome; number, sum "
-        "and sum of squares of each numeric clinical input over training cases",
+    plan = PrivacyPlan.of(study)
+    noised = [stage for stage in study.stages if plan.release_of(stage) is not None]
+    leaves = [f"{stage}, each message: {NOISED[stage]}" for stage in noised]
+    if SURVEY not in noised:
+        leaves.append(
+            "survey: numbers of patients, scans, unreadable scans, labelled cases and cases with the outcome; number, "
+            "sum and sum of squares of each numeric clinical input over training cases"
+        )
+    leaves.append(
         f"after each of {rounds} training rounds (a round that failed may be tried {study.strategy.attempts} times): "
-        f"the model's weights ({', '.join(of)}, and the layers on top), the number of training examples, the mean loss",
-    ]
-    if study.finetune.rounds:
-        when = "with each finetune round over tuning patients, and " if study.splits.tuning else ""
-        leaves.append(f"{when}at the end over held-out patients, {scores}")
+        f"the model's weights ({', '.join(of)}, and the layers on top), the number of training examples"
+        + (", the mean loss" if not study.training.keys() <= set(noised) else "")
+    )
+    if study.finetune.rounds and not {FINETUNE, EVALUATE} <= set(noised):
+        tuning = study.splits.tuning and FINETUNE not in noised
+        when = ["with each finetune round over tuning patients"] if tuning else []
+        when += [] if EVALUATE in noised else ["at the end over held-out patients"]
+        leaves.append(f"{', and '.join(when)}, {scores}")
         leaves.append("a bin may hold one case only: then its risk and outcome can be read, but not whose they are")
     if study.finetune.site_intercept:
         leaves.append("the site's own intercept stays here")
@@ -221,7 +244,7 @@ def _privacy(study: Study) -> list[str]:
             "no bound: weights can reveal something of the data that they were trained on; this study adds no noise "
             "against that (no differential privacy)"
         ]
-    bare = [stage for stage in STAGES if plan.release_of(stage) is None]
+    bare = [stage for stage in study.stages if plan.release_of(stage) is None]
     costs = [
         f"ε = {plan.epsilon:.3g} at δ = {plan.delta:g} for each patient, with all visits, over all noised messages of "
         "the study: whatever is seen is at most e^ε times as likely with the patient as without, but for a chance δ",

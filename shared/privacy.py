@@ -14,6 +14,15 @@ from shared.accounting import RDP, Release, epsilon
 from shared.config import EVALUATE, FINETUNE, PRETRAIN, SURVEY, PatientDPSGD, Stage, Study
 from shared.errors import ConfigError
 
+_LEARNED = "the model\u2019s weights after noised steps, the number of training examples; no loss, no scores"
+# What a message of a private stage holds, in words.
+NOISED = {
+    SURVEY: "numbers of patients, scans, labelled and training cases, exact and treated as public; "
+    "the number of training patients with the outcome, noised",
+    PRETRAIN: _LEARNED,
+    FINETUNE: _LEARNED,
+    EVALUATE: "of held-out patients, numbers in cells of the predicted risk, by outcome, noised",
+}
 _TOLERANCE = 1.01  # of the target: how far below it a plan may stay
 _TRIES = 20
 

@@ -12,7 +12,7 @@ from server.report.words import NONE, STAGE_NAMES, whole
 from shared.accounting import RDP, epsilon
 from shared.config import STAGES, Study
 from shared.metrics import BINS
-from shared.privacy import PrivacyPlan
+from shared.privacy import NOISED, PrivacyPlan
 from shared.statistics import numeric_names
 
 NO_PRIVACY, PATIENT_DPSGD = "none", "patient_dpsgd"
@@ -32,14 +32,6 @@ THREATS = (
     "refuses or fails, and the number of its training examples, which is treated as public.",
     "Not covered: choices made by people who had seen results, such as settings tuned in earlier runs without privacy.",
 )
-_LEARNED = "the model\u2019s weights after noised steps, the number of training examples; no loss, no scores"
-_NOISED = {
-    "survey": "numbers of patients, scans, labelled and training cases, exact and treated as public; "
-    "the number of training patients with the outcome, noised",
-    "pretrain": _LEARNED,
-    "finetune": _LEARNED,
-    "evaluate": "of held-out patients, numbers in cells of the predicted risk, by outcome, noised",
-}
 WITHOUT = (
     "What was sent is exact. Weights can reveal something of the patients behind them: whether somebody took part, and "
     "in bad cases parts of a record or scan. Nothing bounds that here.",
@@ -84,7 +76,7 @@ def _pretraining(study: Study, plan: PrivacyPlan) -> str:
 def _sent(study: Study) -> dict[str, str]:
     """What one message of each stage holds."""
     plan = PrivacyPlan.of(study)
-    noised = {stage: what for stage, what in _NOISED.items() if plan.release_of(stage) is not None}
+    noised = {stage: what for stage, what in NOISED.items() if plan.release_of(stage) is not None}
     return {stage: what for stage, what in (_exact(study) | noised).items() if stage in study.stages}
 
 

@@ -70,6 +70,21 @@ def test_it_says_that_there_is_no_differential_privacy() -> None:
     assert "no differential privacy" in section(STUDY, "What it costs of the patients' privacy")
 
 
+def test_of_a_private_study_it_says_what_is_noised_and_claims_nothing_that_does_not_leave() -> None:
+    private = {"privacy": {"kind": "patient_dpsgd"}, "finetune.select": "last", "pretrain.rounds": 0}
+    study = make_study(private)
+    leaves = section(study, "What leaves the site")
+    assert "the number of training patients with the outcome, noised" in leaves
+    for claim in ("sum of squares", "mean loss", "tuning patients", "bin"):
+        assert claim not in leaves
+        assert claim in section(STUDY, "What leaves the site")
+    assert "sums each" not in section(study, "What it does here")
+    assert "not noised" not in section(study, "What it costs of the patients' privacy")
+    exempt = make_study({**private, "privacy.exempt": ["evaluate"]})
+    assert "at the end over held-out patients, scores" in section(exempt, "What leaves the site")
+    assert "no bound for what leaves in evaluate" in section(exempt, "What it costs of the patients' privacy")
+
+
 def test_it_says_what_is_masked_and_from_whom() -> None:
     summed = make_study({"secure_aggregation": {"kind": "secagg"}, "strategy": {"norm_limit": 0.0}})
     assert "masked" not in section(STUDY, "What leaves the site")
