@@ -145,10 +145,12 @@ class Sites:
             self._tell([name for name in absent if name not in present and name not in undecided], undecided)
             if not replied:
                 time.sleep(_POLL_S)
+        for name, reason in undecided.items():  # it stands, though the site may just have been asked again
+            found.leave_out(stage, name, reason)
         self._give_up(found, waiting, stage, self.strategy.round_timeout_s)
         for name in absent:
             if name not in found.failed:
-                found.leave_out(stage, name, undecided.get(name, "not connected when the study began"))
+                found.leave_out(stage, name, "not connected when the study began")
         found.check_enough(stage, max(self.strategy.minimum_sites, self.strategy.start_sites))
         return found
 
@@ -229,8 +231,9 @@ class Sites:
         forget = getattr(self.grid, "forget", None)  # only a network delivers late
         if forget is not None and waiting:
             forget(list(waiting))
-        for node in waiting.values():
-            name = self._name(node)
+        for name in map(self._name, waiting.values()):
+            if name in found.failed:
+                continue
             rule = f"must answer within {wait_s:g} s (strategy.round_timeout_s)"
             found.leave_out(stage, name, str(MessageError(name, rule)))
             found.silent.add(name)

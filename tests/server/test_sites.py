@@ -106,6 +106,20 @@ def test_site_that_has_yet_to_approve_is_asked_again(tmp_path: Path, sites: list
     assert notices == ["waiting for site-01 to approve the study", ""]
 
 
+def test_site_that_was_asked_again_when_time_ran_out_is_left_out_for_what_it_said(
+    tmp_path: Path, sites: list[Path]
+) -> None:
+    def undecided(site: int, turn: int, reply: Message) -> list[Message]:
+        if site != 1:
+            return [reply]
+        answer = refused(reply, "must be approved by the site")
+        answer.error = Error(AWAITS_APPROVAL, "must be approved by the site")
+        return [answer] if turn == 1 else []
+
+    state = run(tmp_path, FaultyGrid(sites, undecided), {"strategy.gathering_timeout_s": 1.0})
+    assert state.records[0].failed == {"site-01": "must be approved by the site"}
+
+
 def test_site_that_refuses_is_not_asked_again(tmp_path: Path, sites: list[Path]) -> None:
     turns = []
 
