@@ -27,7 +27,7 @@ from shared.errors import CheckpointError, MessageError, SiteError
 from shared.messages import error_reply
 
 LOCK = "state/work/lock"
-_POLL_S, _LONGEST_POLL_S, _POLL_GROWTH = 0.1, 2.0, 1.3  # soon after work, seldom when there is none for long
+_POLL_S, _LONGEST_POLL_S, _POLL_GROWTH = 0.1, 2.0, 1.1  # soon after work, seldom when there is none for long
 _RETRY_S = 1.0
 _WANTED_S = 2.0  # between two looks whether the work is still wanted
 _LONGEST_PAUSE_S = 60.0

@@ -19,7 +19,7 @@ from shared.config import Strategy
 from shared.errors import FedretinaError, MessageError
 from shared.messages import AWAITS_APPROVAL
 
-_POLL_S = 0.2
+_POLL_S = 0.1
 _LOOK_S = 2.0  # between two looks at who is connected
 _ASK_AGAIN_S = 5.0  # a site that has not approved yet
 _SHORTEST_WAIT_S = 30.0  # what a site needs to be started again
