@@ -10,6 +10,7 @@ import typer
 from client.cli import audit_model, site
 from server.cli import coordinator, report
 from shared.errors import FedretinaError
+from shared.memory import keep_freed
 from simulation.cli import compare, compose_study, rehearse, simulate
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def main() -> None:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     # Flower sends arrays in pieces of 5 MiB, each of which takes several transactions; the door takes up to 16 MiB.
     os.environ.setdefault("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", str(12 * 2**20))
+    keep_freed()
     try:
         app()
     except FedretinaError as error:

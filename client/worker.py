@@ -25,6 +25,7 @@ from client.site import read_settings
 from shared.config import SecAgg
 from shared.errors import CheckpointError, KeyFileError, MessageError
 from shared.logs import log_to
+from shared.memory import keep_freed
 from shared.messages import Task, error_reply
 from shared.processes import end_with_parent
 from shared.secure_aggregation.steps import Advertise, Share, Unmask
@@ -74,6 +75,7 @@ def _gate(folder: Path, task: Task) -> Decision:
 def main() -> None:
     """``python -m client.worker FOLDER NODE``: work whenever asked, until the node, of that process id, ends."""
     folder, node = Path(sys.argv[1]), int(sys.argv[2])
+    keep_freed()
     end_with_parent(node)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # systemd tells both; the node decides when this process ends

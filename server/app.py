@@ -24,6 +24,7 @@ from server.state import RoundRecord, State
 from server.study import run_study
 from shared.config import Study
 from shared.logs import log_to
+from shared.memory import keep_freed
 from shared.processes import end_with_parent
 
 _LINK_S, _LOOK_S = 30.0, 0.1  # a site whose key was dismissed before is never let in
@@ -84,6 +85,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """``python -m server.app FOLDER RUN PARENT``, a child of ``coordinator serve``."""
     folder, name = Path(sys.argv[1]), sys.argv[2]
+    keep_freed()
     end_with_parent(int(sys.argv[3]))
     signal.signal(signal.SIGTERM, _stop)
     log_to()

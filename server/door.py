@@ -68,6 +68,7 @@ from server.link import (
     uploader,
 )
 from shared.logs import log_to
+from shared.memory import keep_freed
 from shared.processes import end_with_parent
 
 REQUEST_LIMIT_BYTES = 16 * 2**20  # Flower sends arrays in pieces of 5 MiB
@@ -304,6 +305,7 @@ def watch_enrolments(folder: Path, state: LinkState) -> None:
 def main() -> None:
     """``python -m server.door FOLDER PARENT``: serve the sites of a coordinator, a child of it, until told to stop."""
     folder = Path(sys.argv[1])
+    keep_freed()
     end_with_parent(int(sys.argv[2]))
     log_to(folder / LOG)
     logging.getLogger("flwr").setLevel(logging.WARNING)  # it tells of every call

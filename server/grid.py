@@ -22,10 +22,9 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from server.freeing import size_of
 from server.link import FEDERATION, drop_message, parts_of, replies_to
 from shared.errors import FedretinaError, MessageError
-from shared.messages import FAILED_AT_SITE
+from shared.messages import FAILED_AT_SITE, size_of
 from shared.parts import assemble
 
 _HEARTBEAT_S = 10.0
@@ -49,6 +48,7 @@ class LinkGrid(Grid):
     def __init__(self, state: LinkState, run_id: int) -> None:
         self.state, self.run_id = state, run_id
         self._limits: dict[str, int] = {}  # bytes of a reply, by the message that it answers
+        self._answered: list[str] = []  # messages that are to be dropped, with their replies
         # Flower's messages read the sender from here.
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, SUPERLINK_NODE_ID
 
@@ -77,25 +77,30 @@ class LinkGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Give messages to the SuperLink; an empty id for one to a node that may not connect or never did.
 
+        Only then are the answered ones dropped: sites need not wait for it.
+
         Raises:
             RunEndedError: the run is not running.
         """
-        return [self._push(message) for message in messages]
+        with no_object_id_recompute():  # what several messages hold is hashed once
+            ids = [self._push(message) for message in messages]
+        self.forget(self._answered)
+        self._answered = []
+        return ids
 
     def _push(self, message: Message) -> str:
         if not self.is_running():
             raise RunEndedError(f"run {self.run_id}", "must be running", remedy="Go on with the study by a new run.")
-        with no_object_id_recompute():
-            message.metadata.__dict__["_message_id"] = message.object_id
-            message_id = message.metadata.message_id
-            session = self.state.start_session(self.run_id)
-            bare, tree = remove_content_from_message(message), get_object_tree(message)
-            stored, missing = self.state.store_message_and_object_tree(bare, tree, session)
-            if not stored:
-                return ""
-            objects = get_all_nested_objects(message)
-            for object_id in missing:
-                self.state.store_object(self.run_id, session, object_id, objects[object_id].deflate())
+        message.metadata.__dict__["_message_id"] = message.object_id
+        message_id = message.metadata.message_id
+        session = self.state.start_session(self.run_id)
+        bare, tree = remove_content_from_message(message), get_object_tree(message)
+        stored, missing = self.state.store_message_and_object_tree(bare, tree, session)
+        if not stored:
+            return ""
+        objects = get_all_nested_objects(message)
+        for object_id in missing:
+            self.state.store_object(self.run_id, session, object_id, objects[object_id].deflate())
         self._limits[message_id] = _REPLY_FACTOR * size_of(message.content) + _REPLY_BYTES
         return message_id
 
@@ -108,7 +113,7 @@ class LinkGrid(Grid):
         for message_id, reply in replies_to(self.state, message_ids).items():
             whole = self._complete(message_id, reply)
             if whole is not None:
-                self.forget([message_id])
+                self._answered.append(message_id)
                 return [whole]
         return []
 

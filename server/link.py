@@ -38,7 +38,7 @@ FEDERATION = NOOP_FEDERATION_ID  # Flower's name for the one federation of a Sup
 _PRAGMAS = {
     "busy_timeout": "60000",  # Flower waits 5 s for another process's write, less than one of a large model takes
     "page_size": "65536",  # a model's parts are of megabytes; must come before the journal's mode
-    "secure_delete": "FAST",  # or every model that is done with is written once more, as zeros, where that is the default
+    "secure_delete": "FAST",  # in full, a model that is done with is written once more, as zeros
 }
 _LOOK_S = 1.0
 

@@ -13,11 +13,11 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from server.freeing import give_back, size_of
 from server.state import RoundRecord
 from shared.config import Strategy
 from shared.errors import FedretinaError, MessageError
-from shared.messages import AWAITS_APPROVAL
+from shared.memory import give_back
+from shared.messages import AWAITS_APPROVAL, size_of
 
 _POLL_S = 0.1
 _LOOK_S = 2.0  # between two looks at who is connected

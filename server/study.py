@@ -17,7 +17,6 @@ from flwr.serverapp.strategy import Strategy
 
 from server.aggregation import UPDATES, KeptUpdate, aggregate, drop_updates, to_flower
 from server.answers import Answers, SingleAnswers
-from server.freeing import give_back
 from server.secure_answers import SummedAnswers
 from server.sites import Collected, Names, Sites, StudyError, benched_sites, wait_of_round
 from server.state import RoundRecord, State, load_state, load_weights, save_state
@@ -25,12 +24,13 @@ from server.strategies.memory import read_memory, sampling_seed, write_memory
 from server.strategies.registry import build_strategy
 from shared.checkpoints import load_arrays, save_arrays
 from shared.config import EVALUATE, FINETUNE, PRETRAIN, SURVEY, SecAgg, Stage, Study
+from shared.memory import give_back
 from shared.messages import ARRAYS, CONFIG, Evaluation, Task, encode_weights, task_content
 from shared.metrics import Scores, empty_scores, mean_auroc
 from shared.models.saved import save_model
 from shared.randomness import derive_seed
 from shared.statistics import Statistics, merge
-from shared.weights import Weights, carry_encoders
+from shared.weights import Weights, carry_encoders, size_bytes
 
 MODEL, PRETRAINED = "model.safetensors", "pretrained.safetensors"
 
@@ -126,6 +126,7 @@ class _Run:
                 weights = carry_encoders(pretrained or {}, weights, "model.")
             self.state = replace(self.state, stage=stage, round=0, weights=weights, memory={})
             del weights, pretrained
+            give_back(size_bytes(self.state.weights))
         while self.state.round < config.rounds:
             self._round(strategy, stage, config.rounds)
         if stage == PRETRAIN:
@@ -191,7 +192,7 @@ class _Run:
         for message in messages:
             message.content = RecordDict(dict(message.content.config_records))
         # Strategies name each tensor; on the wire there are few pieces. One of the two is in memory at a time.
-        give_back(sum(array.nbytes for array in self.state.weights.values()))
+        give_back(size_bytes(self.state.weights))
         pieces = encode_weights(self.state.weights)
         for message in messages:
             message.content[ARRAYS] = pieces

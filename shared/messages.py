@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, MetricRecordValues, RecordDict
+from numpy.typing import NDArray
 
 from shared.code import code_digest
 from shared.config import EVALUATE, STAGES, SURVEY, SecAgg, Study
@@ -332,6 +333,11 @@ def error_reply(message: Message, reason: str, code: int = FAILED_AT_SITE) -> Me
     return Message(Error(code, reason), reply_to=message)
 
 
+def size_of(content: RecordDict) -> int:
+    """Bytes of the arrays in the content of a message."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+
+
 def encode_weights(weights: Weights) -> ArrayRecord:
     """Weights as a record of few pieces: Flower stores, signs and sends every entry of a record by itself."""
     record, piece, filled = ArrayRecord(), Weights(), 0
@@ -362,12 +368,16 @@ def _decode_pieces(pieces: Iterable[tuple[str, Array]]) -> Weights:
         for name, array in _load_piece(place, piece).items():
             if name in weights:
                 raise MessageError(f"weights {name}", "must be named once")
-            if not np.issubdtype(array.dtype, np.floating):
-                raise MessageError(f"weights {name}", "must be floating point", value=str(array.dtype))
-            if not np.isfinite(array).all():
-                raise MessageError(f"weights {name}", "must be finite")
-            weights[name] = array
+            weights[name] = _finite(name, array)
     return weights
+
+
+def _finite(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
+    if not np.issubdtype(array.dtype, np.floating):
+        raise MessageError(f"weights {name}", "must be floating point", value=str(array.dtype))
+    if not np.isfinite(array).all():
+        raise MessageError(f"weights {name}", "must be finite")
+    return array
 
 
 Form = tuple[str, tuple[int, ...]]  # dtype and shape of a tensor
@@ -381,7 +391,8 @@ def piece_forms(piece: Array) -> dict[str, Form]:
     """
     found = _load_piece("piece", piece)
     if any(np.issubdtype(array.dtype, np.floating) for array in found.values()):
-        _decode_pieces([("piece", piece)])
+        for name, array in found.items():
+            _finite(name, array)
     if piece != _to_piece(found):
         raise MessageError("weights", "must be tensors, as encoded here, and nothing besides")
     return {name: (str(array.dtype), array.shape) for name, array in found.items()}

@@ -17,6 +17,11 @@ if TYPE_CHECKING:  # processes that only pass weights on start without torch
 Weights = dict[str, NDArray[np.generic]]
 
 
+def size_bytes(weights: Mapping[str, NDArray[np.generic]]) -> int:
+    """Of the values."""
+    return sum(array.nbytes for array in weights.values())
+
+
 def hash_weights(found: hashlib._Hash, weights: Mapping[str, NDArray[np.generic]]) -> None:
     """Put names, types, shapes and values into a hash, from where they lie."""
     for name, array in sorted(weights.items()):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -90,17 +90,28 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation.network_benchmark", description=__doc__)
     parser.add_argument("--sites", type=int, default=3, help="default %(default)s")
     parser.add_argument("--parameters", type=float, default=10e6, help="of the model (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each run (default %(default)s)")
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each, in turn (default %(default)s)")
     options = parser.parse_args(arguments)
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    with tempfile.TemporaryDirectory() as folder:
-        ours = rounds_of_ours(Path(folder, "ours"), options.sites, options.parameters, options.rounds)
-        stock = rounds_of_stock(Path(folder, "stock"), options.sites, options.parameters, options.rounds)
-    for name, seconds in (("fedretina", ours), ("stock Flower", stock)):
-        console.print(
-            f"{name:<14} {median(seconds):6.2f} s a round besides training  ({min(seconds):.2f} to {max(seconds):.2f})"
-        )
-    console.print(f"ratio          {median(ours) / median(stock):6.3f}")
+    sizes = options.sites, options.parameters, options.rounds
+    ways: dict[str, Callable[[Path, int, float, int], list[float]]] = {
+        "fedretina": rounds_of_ours,
+        "stock Flower": rounds_of_stock,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    ratios = []
+    for pair in range(1, options.pairs + 1):
+        with tempfile.TemporaryDirectory() as folder:
+            found = {name: run(Path(folder, name.split()[0]), *sizes) for name, run in ways.items()}
+        for name, rounds in found.items():
+            seconds[name] += rounds
+        ratios.append(median(found["fedretina"]) / median(found["stock Flower"]))
+        console.print(f"pair {pair} of {options.pairs}: ratio {ratios[-1]:.3f}")
+    for name, all_rounds in seconds.items():
+        spread = f"({min(all_rounds):.2f} to {max(all_rounds):.2f})"
+        console.print(f"{name:<14} {median(all_rounds):6.2f} s a round besides training  {spread}")
+    console.print(f"ratio          {median(ratios):6.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
     return 0
 
 
