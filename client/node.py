@@ -27,7 +27,7 @@ from shared.errors import CheckpointError, MessageError, SiteError
 from shared.messages import error_reply
 
 LOCK = "state/work/lock"
-_POLL_S, _LONGEST_POLL_S, _POLL_GROWTH = 0.1, 2.0, 1.1  # soon after work, seldom when there is none for long
+_PAUSE_S = 0.1  # before the coordinator is asked again, which itself waits until there is a task
 _RETRY_S = 1.0
 _WANTED_S = 2.0  # between two looks whether the work is still wanted
 _LONGEST_PAUSE_S = 60.0
@@ -78,7 +78,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _take_part(folder: Path, connection: Connection, worker: _Worker, egress: Egress, stop: threading.Event) -> None:
-    inbox, outbox, poll_s = Parcel(folder / INBOX), Parcel(folder / OUTBOX), _POLL_S
+    inbox, outbox = Parcel(folder / INBOX), Parcel(folder / OUTBOX)
     while not stop.is_set():
         try:
             if outbox.is_there:
@@ -86,10 +86,8 @@ def _take_part(folder: Path, connection: Connection, worker: _Worker, egress: Eg
             elif inbox.is_there:
                 _work(connection, inbox, outbox, worker, stop)
             elif not connection.pull(inbox):
-                stop.wait(poll_s)
-                poll_s = min(poll_s * _POLL_GROWTH, _LONGEST_POLL_S)
+                stop.wait(_PAUSE_S)
             else:
-                poll_s = _POLL_S
                 log.info("received message %s, %d bytes", inbox.message_id[:12], inbox.size_bytes)
         except (RunEndedError, CheckpointError, MessageError) as error:
             log.log(

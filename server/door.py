@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, NoReturn
 
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -67,6 +67,7 @@ from server.link import (
     site_names,
     uploader,
 )
+from server.waiting import Waiting
 from shared.logs import log_to
 from shared.memory import keep_freed
 from shared.processes import end_with_parent
@@ -74,6 +75,7 @@ from shared.processes import end_with_parent
 REQUEST_LIMIT_BYTES = 16 * 2**20  # Flower sends arrays in pieces of 5 MiB
 PARTS_LIMIT = 20_000  # of one reply; a model has a few hundred tensors
 _ENROLMENTS_S = 1.0
+_HOLD_S = 2.0  # for which a site's question for a task waits
 _REFUSALS = (400, 401, 404, 405, 413, 415)  # what a site in good order never gets
 
 log = logging.getLogger("server.door")  # also where this is the main module
@@ -120,11 +122,21 @@ def _get_run(request: Annotated[GetRunRequest, PROTOBUF_REQUEST_DEPENDENCY], sta
     return fleet_handlers.get_run(request=request, state=state)
 
 
+async def _waiting(request: Request) -> Waiting:
+    waiting: Waiting = request.app.state.waiting
+    return waiting
+
+
 @_calls.post("/pull-messages")
-def _pull_messages(
-    request: Annotated[PullMessagesRequest, PROTOBUF_REQUEST_DEPENDENCY], state: State
+async def _pull_messages(
+    request: Annotated[PullMessagesRequest, PROTOBUF_REQUEST_DEPENDENCY],
+    state: State,
+    waiting: Annotated[Waiting, Depends(_waiting)],
 ) -> PullMessagesResponse:
-    return fleet_handlers.pull_messages(request=request, state=state, store=state.object_store)
+    """As Flower's, but the answer waits for a message."""
+    if not await waiting.for_task(request.node.node_id):
+        return PullMessagesResponse()
+    return await run_in_threadpool(fleet_handlers.pull_messages, request=request, state=state, store=state.object_store)
 
 
 @_calls.post("/pull-object")
@@ -195,7 +207,7 @@ def _name(state: LinkState, node_id: int) -> str:
     return site_names(state).get(node_id, "a site that was dismissed")
 
 
-def fleet_app(state: LinkState) -> App:
+def fleet_app(state: LinkState, waiting: Waiting) -> App:
     """The sites' side of Flower's SuperLink, as an ASGI application."""
     app = FastAPI(
         docs_url=None,
@@ -208,6 +220,7 @@ def fleet_app(state: LinkState) -> App:
         ],
     )
     app.state.linkstate_factory = SimpleNamespace(state=lambda: state)
+    app.state.waiting = waiting
     app.include_router(_calls)
     return _Door(app, state)
 
@@ -314,7 +327,10 @@ def main() -> None:
     threading.Thread(target=watch_enrolments, args=(folder, state), name="enrolments", daemon=True).start()
     certificate, key = folder / SERVER_CERTIFICATE, folder / SERVER_KEY
     log.info("sites may connect to %s:%d", settings.host, settings.port)
-    build_server(fleet_app(state), settings.host, settings.port, certificate, key).run()
+    waiting = Waiting(folder / DATABASE, _HOLD_S)
+    server = build_server(fleet_app(state, waiting), settings.host, settings.port, certificate, key)
+    waiting.is_ending = lambda: server.should_exit
+    server.run()
 
 
 def build_server(app: App, host: str, port: int, certificate: Path, key: Path) -> uvicorn.Server:

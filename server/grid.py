@@ -110,7 +110,7 @@ class LinkGrid(Grid):
         A node that is not connected is not taken for lost, as Flower's own grids do after a minute: it may be
         restarting, and the caller's deadline bounds the wait. What is no message comes as an error that says so.
         """
-        for message_id, reply in replies_to(self.state, message_ids).items():
+        for message_id, reply in replies_to(self.state, set(message_ids).difference(self._answered)).items():
             whole = self._complete(message_id, reply)
             if whole is not None:
                 self._answered.append(message_id)

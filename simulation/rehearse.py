@@ -62,37 +62,54 @@ def rehearse(experiment: Experiment, folder: Path, console: Console) -> Path:
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError("run.dir", "must be a new folder", value=str(folder), remedy="Choose another one.")
     console.print(f"run {folder}")
-    clock = _Clock(console)
+    clock = Clock(console)
+    with federation(experiment, folder, clock) as processes:
+        processes.follow(console, "coordinator", "run", str(folder / STUDY), "--name", RUN, *_coordinator(folder))
+        clock.tell("study")
+    clock.tell("stopping")
+    run = folder / COORDINATOR / RUNS / RUN
+    console.print(f"report {run / REPORT}")
+    return run
+
+
+@contextmanager
+def federation(experiment: Experiment, folder: Path, clock: Clock) -> Iterator[Processes]:
+    """A coordinator and the sites of a cohort, who have approved the experiment's study and wait for it.
+
+    Args:
+        folder: new.
+    """
     cache = Path(experiment.simulation.cache).resolve()
     built = build_cohort(experiment.cohort, experiment.task, experiment.seed, cache, os.cpu_count() or 1)
     write_atomic(folder / EXPERIMENT, to_json(experiment).encode())
     write_atomic(folder / STUDY, to_json(experiment.study).encode())
     sites = [borrow_site(site, folder / SITES / site.name) for site in built.sites]
     clock.tell(f"cohort of {len(sites)} sites")
-    with _processes(folder) as processes:
-        coordinator = ["--folder", str(folder / COORDINATOR)]
+    processes = Processes(folder)
+    try:
         port = str(free_port())
-        processes.do("coordinator", "init", "--address", "127.0.0.1", "--port", port, *coordinator)
+        processes.do("coordinator", "init", "--address", "127.0.0.1", "--port", port, *_coordinator(folder))
         for site in sites:
             name, here = SiteFolder(site).name, ["--site", str(site)]
             processes.do("site", "keys", *here)
-            processes.do("coordinator", "enrol", name, str(site / "state/keys/site.pub"), *coordinator)
+            processes.do("coordinator", "enrol", name, str(site / "state/keys/site.pub"), *_coordinator(folder))
             processes.do("site", "join", str(folder / COORDINATOR / "kits" / f"{name}.json"), *here)
         clock.tell("keys, enrolment, kits")
         for site in sites:
             processes.do("site", "review", str(folder / STUDY), "--site", str(site))
             processes.do("site", "approve", str(folder / STUDY), "--site", str(site))
         clock.tell("approvals")
-        processes.start("coordinator", "serve", *coordinator)
+        processes.start("coordinator", "serve", *_coordinator(folder))
         processes.wait_for(lambda: is_served(folder / COORDINATOR))
         for site in sites:
             processes.start("site", "start", "--site", str(site))
-        processes.follow(console, "coordinator", "run", str(folder / STUDY), "--name", RUN, *coordinator)
-        clock.tell("study")
-    clock.tell("stopping")
-    run = folder / COORDINATOR / RUNS / RUN
-    console.print(f"report {run / REPORT}")
-    return run
+        yield processes
+    finally:
+        processes.end()
+
+
+def _coordinator(folder: Path) -> list[str]:
+    return ["--folder", str(folder / COORDINATOR)]
 
 
 def borrow_site(source: Path, site: Path) -> Path:
@@ -116,25 +133,27 @@ def free_port() -> int:
     return port
 
 
-class _Clock:
+class Clock:
     """Says how long each phase took."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._since = console, time.perf_counter()
 
     def tell(self, phase: str) -> None:
+        """Say it of the phase that has just ended."""
         now = time.perf_counter()
         self._console.print(f"{now - self._since:7.1f} s  {phase}")
         self._since = now
 
 
-class _Processes:
+class Processes:
     """The commands of a rehearsal, each with what it said in a file below ``log``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._log = folder, folder / LOG
         self._log.mkdir()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, tuple[str, ...]] = {}
 
     def do(self, *command: str) -> None:
         """Run a command to its end; raises ``FedretinaError`` when it is refused."""
@@ -144,15 +163,20 @@ class _Processes:
         if done.returncode:
             raise FedretinaError(f"fedretina {' '.join(command[:2])}", "must be done", value=done.stderr.strip()[-300:])
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str) -> None:
         """Let a command run beside the others."""
         name = f"{command[0]}-{command[1]}-{Path(command[-1]).name}"
-        with (self._log / f"{name}.log").open("wb") as stream:
+        with (self._log / f"{name}.log").open("ab") as stream:
             process = subprocess.Popen(
                 [*_FEDRETINA, *command], cwd=self._folder, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
             )
-        self._running[name] = process
-        return process
+        self._running[name], self._commands[name] = process, command
+
+    def start_again(self) -> None:
+        """Start the commands anew that have ended, as systemd does."""
+        for name, process in list(self._running.items()):
+            if process.poll() is not None:
+                self.start(*self._commands[name])
 
     def wait_for(self, is_there: Callable[[], bool]) -> None:
         """Wait until something is there that a command makes; raises ``FedretinaError`` when it is not in time."""
@@ -206,12 +230,3 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def _processes(folder: Path) -> Iterator[_Processes]:
-    processes = _Processes(folder)
-    try:
-        yield processes
-    finally:
-        processes.end()

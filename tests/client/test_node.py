@@ -45,7 +45,7 @@ def north(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_POLL_S", "_LONGEST_POLL_S", "_RETRY_S", "_WANTED_S"):
+    for name in ("_PAUSE_S", "_RETRY_S", "_WANTED_S"):
         monkeypatch.setattr(node, name, 0.05)
 
 

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from server.door import App, build_server, fleet_app
 from server.enrolment import enrol, revoke, valid_enrolments
 from server.grid import LinkGrid
 from server.link import admit, open_link_state, site_names
+from server.waiting import Waiting
 from shared.keys import PrivateKey, new_key, public_pem
 from shared.messages import ARRAYS, CONFIG, encode_weights
 from shared.weights import Weights
@@ -83,7 +84,10 @@ def link(folder: Path) -> Iterator[Link]:
     port = free_port()
     init(folder, Settings(port=port))
     state = open_link_state(folder / DATABASE)
-    with serving(fleet_app(state), folder, port):
+    with (
+        closing(Waiting(folder / DATABASE, hold_s=0.0)) as waiting,
+        serving(fleet_app(state, waiting), folder, port),
+    ):
         yield Link(folder, state, port)
 
 
