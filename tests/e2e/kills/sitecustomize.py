@@ -1,8 +1,8 @@
 """Which process of a federation dies where? Python reads this file at the start of all that have it on their path.
 
 ``FEDRETINA_KILLS`` names a folder with ``plan.json``: a list of [kind of process, module, function, call, before or
-after]. One place is armed at a time: the next one when the run has moved on since the last death. A death leaves a file
-named by its place in the list.
+after, at once]. One place is armed at a time: the next one when the run has moved on since the last death, or at once.
+A death leaves a file named by its place in the list.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def armed(place: int) -> bool:
         return False
     if (FOLDER / str(place)).exists():
         return False
-    at_once = PLAN[place][4].endswith("!")  # the run need not have moved on
+    at_once = PLAN[place][5]
     return place == 0 or at_once or rounds() > int((FOLDER / str(place - 1)).read_text() or "99999")
 
 
@@ -55,17 +55,19 @@ def die(place: int) -> None:
 def wrapped(function: Callable[..., Any], place: int, call: int, when: str) -> Callable[..., Any]:
     """The function, with a death at its ``call``-th call since it was armed."""
 
-    @functools.wraps(function)
-    def dying(*arguments: Any, **named: Any) -> Any:
-        due = False
+    def pass_by() -> None:
         if armed(place):
             calls[place] = calls.get(place, 0) + 1
-            due = calls[place] >= call
-        if due and when.startswith("before"):
-            die(place)
+            if calls[place] >= call:
+                die(place)
+
+    @functools.wraps(function)
+    def dying(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            pass_by()
         result = function(*arguments, **named)
-        if due and when.startswith("after"):
-            die(place)
+        if when == "after":  # a site may be in a call for long, waiting for a task
+            pass_by()
         return result
 
     return dying
@@ -85,7 +87,7 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             load(module)
-            for place, (_, _, function, call, when) in places:
+            for place, (_, _, function, call, when, _) in places:
                 owner: Any = module
                 *parents, last = function.split(".")
                 for parent in parents:
