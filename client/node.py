@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
+from client.approvals import latest_approved
 from client.connection import Connection, RunEndedError, UnreachableError
 from client.egress import Egress
 from client.locking import holding
@@ -28,7 +29,7 @@ from shared.messages import error_reply
 
 LOCK = "state/work/lock"
 _PAUSE_S = 0.1  # before the coordinator is asked again, which itself waits until there is a task
-_RETRY_S = 1.0
+_RETRY_S = 0.25
 _WANTED_S = 2.0  # between two looks whether the work is still wanted
 _LONGEST_PAUSE_S = 60.0
 _TRIES = 2  # a worker that is killed over one task may have been unlucky once
@@ -48,6 +49,8 @@ def serve(folder: Path, stop: threading.Event) -> None:
     with _lock(folder):
         worker, egress = _Worker(folder), Egress(folder, membership.key, membership.kit.site)
         pause = _RETRY_S
+        if latest_approved(folder, membership.key.public_key()) is not None:
+            worker.start()  # it will be asked soon, and takes longer to be there than the connection
         try:
             while not stop.is_set():
                 try:
@@ -57,7 +60,7 @@ def serve(folder: Path, stop: threading.Event) -> None:
                         _take_part(folder, connection, worker, egress, stop)
                 except UnreachableError as error:
                     pause = min(2 * pause, _LONGEST_PAUSE_S)
-                    log.warning("%s; next attempt in %.0f s", error, pause)
+                    log.warning("%s; next attempt in %g s", error, pause)
                     stop.wait(pause * random.uniform(0.8, 1.2))  # sites that lost one coordinator come back spread out
         finally:
             worker.end()
@@ -142,7 +145,7 @@ def _is_wanted(connection: Connection, run_id: int) -> bool:
 
 
 class _Worker:
-    """The process that does the work; started when it is first needed, and again when it has ended."""
+    """The process that does the work; started again when it has ended."""
 
     COMMAND = (sys.executable, "-m", "client.worker")
 
@@ -151,8 +154,8 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self.status = ""
 
-    def ask(self) -> None:
-        """Let it answer what is in the inbox."""
+    def start(self) -> None:
+        """Let it be there."""
         if self._process is None or self._process.poll() is not None:
             self.end()
             self._process = subprocess.Popen(
@@ -163,6 +166,11 @@ class _Worker:
                 cwd=ROOT,  # the code whose digest the site approved; not what the present folder has by that name
                 process_group=0,  # Ctrl-C is for this process, which ends the other
             )
+
+    def ask(self) -> None:
+        """Let it answer what is in the inbox."""
+        self.start()
+        assert self._process is not None
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended; whoever waits for the answer sees it
             self._process.stdin.write(b"work\n")

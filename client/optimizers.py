@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from client.dynamo_shim import postpone_dynamo
 from shared.config import Finetune, Stage, Study
+from shared.models.dynamo_shim import postpone_dynamo
 
 
 class Optimizer(Protocol):

@@ -12,11 +12,14 @@ import sys
 
 import torch
 
+from shared.models.dynamo_shim import postpone_dynamo
+
 _libraries: list[torch.library.Library] = []  # a Library undoes its declarations when it is collected
 
 
 def ensure_torchvision() -> None:
     """Import torchvision, declaring its missing operators first where that is what stops it."""
+    postpone_dynamo()
     try:
         importlib.import_module("torchvision")
     except RuntimeError as error:
