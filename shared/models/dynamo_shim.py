@@ -1,7 +1,7 @@
 """How does a process start without torch's compiler, whose import takes longer than a small site's round?
 
-``torch.optim``, torchvision and timm import ``torch._dynamo`` for three functions that do nothing where nothing is compiled.
-Stand-ins have these three; whoever asks them for anything else gets the compiler.
+``torch.optim``, torchvision and timm import ``torch._dynamo`` for three functions that do nothing where nothing is
+compiled. Stand-ins have these three; whoever asks them for anything else gets the compiler.
 """
 
 from __future__ import annotations
