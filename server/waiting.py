@@ -28,12 +28,15 @@ class Waiting:
 
     Args:
         database: of the SuperLink.
-        hold_s: for which a question waits at most; a site that is stopped, or a link, waits as long for its end.
+        hold_s: for which a question waits at most, and so a site that is stopped.
+
+    Attributes:
         is_ending: tells when all are to be answered at once.
     """
 
-    def __init__(self, database: Path, hold_s: float, is_ending: Callable[[], bool] = lambda: False) -> None:
-        self._hold_s, self.is_ending = hold_s, is_ending
+    def __init__(self, database: Path, hold_s: float) -> None:
+        self._hold_s = hold_s
+        self.is_ending: Callable[[], bool] = lambda: False
         # Opened by whoever makes the server, used by its event loop alone.
         self._connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
         self._looked, self._version = 0.0, -1

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable
-from functools import cache
 from typing import cast
 
 _LARGE_BYTES = 64 * 2**20  # models, and also blocks, that are not kept
@@ -19,7 +18,6 @@ _SMALL_BYTES = 2**20  # blocks of which a large model has many, and that are not
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
-@cache
 def keep_freed() -> None:
     """From now on this process keeps the memory that it has freed, up to bounds; without effect where not on glibc."""
     _bound(_LARGE_BYTES, _KEPT_BYTES)
@@ -29,15 +27,10 @@ def give_back(size_bytes: int) -> None:
     """Free what is not in use any more, where it was large."""
     if size_bytes > _LARGE_BYTES:
         gc.collect()  # Flower's records refer to themselves
-        _keep_no_more()
+        _bound(_SMALL_BYTES, _SMALL_BYTES)
         trim = _of_libc("malloc_trim")  # of what was kept before
         if trim is not None:
             trim(0)
-
-
-@cache
-def _keep_no_more() -> None:
-    _bound(_SMALL_BYTES, _SMALL_BYTES)
 
 
 def _bound(largest_block: int, kept: int) -> None:

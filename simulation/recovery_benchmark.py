@@ -23,7 +23,7 @@ from server.coordinator import FINISHED, RunFolder, create_run
 from server.follow import ENDED, rounds
 from shared.errors import FedretinaError
 from simulation.compose import compose_experiment
-from simulation.rehearse import COORDINATOR, RUN, SITES, Clock, Processes, federation, overrides
+from simulation.rehearse import COORDINATOR, RUN, SITES, Clock, Processes, federation, overrides, processes_of
 
 _LONGEST_S = 10.0  # that a recovery may take
 _QUIET_ROUNDS, _RESTART_S, _LOOK_S, _WAIT_S = 3, 1.0, 0.02, 300.0
@@ -85,14 +85,9 @@ def measure(folder: Path, processes: Processes, run: RunFolder, deaths: Sequence
 
 def kill(texts: Sequence[str], folder: Path) -> None:
     """Kill -9 the processes of a rehearsal whose command line holds one of the texts."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
-            if str(folder) in command and any(text in command for text in texts):
-                os.kill(int(entry.name), signal.SIGKILL)
+    for process, command in processes_of(folder).items():
+        if any(text in command for text in texts):
+            os.kill(process, signal.SIGKILL)
 
 
 def until(is_so: Callable[[], bool]) -> None:

@@ -133,6 +133,20 @@ def free_port() -> int:
     return port
 
 
+def processes_of(folder: Path) -> dict[int, str]:
+    """The command lines, by process id, of those other processes of this machine that name a folder."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_text(errors="replace").replace("\0", " ")
+            except OSError:  # it has ended
+                continue
+            if str(folder) in command:
+                found[int(entry.name)] = command
+    return found
+
+
 class Clock:
     """Says how long each phase took."""
 

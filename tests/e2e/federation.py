@@ -20,7 +20,7 @@ from server.follow import ENDED, rounds
 from server.state import RoundRecord
 from shared.config import Study
 from shared.site_folder import SiteFolder
-from simulation.rehearse import borrow_site, free_port
+from simulation.rehearse import borrow_site, free_port, processes_of
 from tests.e2e.commands import FEDRETINA
 
 _RESTART_S = 1.0
@@ -91,16 +91,7 @@ class Federation:
 
     def processes(self) -> list[int]:
         """Ids of all processes of this federation: those that are kept, and their children."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    command = (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if str(self.folder).encode() in command:
-                    found.append(int(entry.name))
-        return found
+        return list(processes_of(self.folder))
 
 
 class _Kept:

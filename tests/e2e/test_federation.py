@@ -13,6 +13,7 @@ from client.membership import own_key
 from server.coordinator import FAILED, FINISHED, STOPPED, create_run
 from server.follow import rounds
 from shared.config import Study
+from simulation.rehearse import processes_of
 from tests.e2e.federation import Federation
 from tests.factories import SYSTOLIC, make_study, small_site
 from tests.server.federations import clinical_sites, clinical_study
@@ -87,14 +88,7 @@ def long_study() -> Study:
 
 def workers(federation: Federation) -> list[int]:
     """Processes that do the work at the sites."""
-    found = []
-    for process in federation.processes():
-        try:
-            if b"client.worker" in Path(f"/proc/{process}/cmdline").read_bytes():
-                found.append(process)
-        except OSError:
-            continue
-    return found
+    return [process for process, command in processes_of(federation.folder).items() if "client.worker" in command]
 
 
 def test_stop_ends_the_training_at_the_sites_within_seconds(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ PHASES: list[list[Place]] = [
         (STUDY, "server.aggregation", "aggregate", 1, "after"),
     ],
     [
+        ("coordinator serve", "server.serve", "_follow", 2, "before"),
         (NODE, "client.connection", "Connection.push", 1, "before"),
         (STUDY, "shared.files", "flush", 1, "before"),  # the checkpoint's draft is written, not in its place
     ],
@@ -66,6 +67,7 @@ PHASES: list[list[Place]] = [
     ],
     [
         (NODE, "client.connection", "Connection.push", 1, "after"),  # sent, not yet cleared
+        (LINK, FLEET, "push_object", 1, "after"),
         ("coordinator serve", "server.serve", "_follow", 1, "after"),
     ],
     [
