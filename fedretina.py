@@ -35,14 +35,18 @@ def _hand_over(context: typer.Context) -> None:
     context.obj = compose_study  # for the coordinator's commands, which cannot import the simulation's
 
 
-def main() -> None:
-    """Run the command line; an error that its user can mend is one line on standard error, exit code 2."""
-    # No telemetry, no look for updates: read by Flower and Ray when they are imported.
+def set_environment() -> None:
+    """What Flower and Ray read when they are imported: no telemetry, no look for updates."""
     for name in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED"):
         os.environ.setdefault(name, "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     # Flower sends arrays in pieces of 5 MiB, each of which takes several transactions; the door takes up to 16 MiB.
     os.environ.setdefault("FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", str(12 * 2**20))
+
+
+def main() -> None:
+    """Run the command line; an error that its user can mend is one line on standard error, exit code 2."""
+    set_environment()
     keep_freed()
     try:
         app()

@@ -9,20 +9,21 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from shared.site_folder import SiteFolder
 
-_FORMAT = 1  # raise it when decoding changes, so that old caches are not taken for new ones
-_DECODED_AT_ONCE = 256
+_FORMAT = 2  # raise it when decoding changes, so that old caches are not taken for new ones
+_DECODED_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,14 @@ def open_pixels(folder: SiteFolder, height: int, width: int) -> Pixels:
 def _digest(folder: SiteFolder, index: pd.DataFrame, height: int, width: int) -> str:
     """Names the pixels: by the whole index, the size, and each file's length and time of change."""
     digest = hashlib.sha256(json.dumps([_FORMAT, height, width]).encode())
-    for column in index.columns:  # all of them: the table is kept beside the pixels
-        digest.update("\0".join(map(str, index[column])).encode())
+    table = pa.Table.from_pandas(index, preserve_index=False).replace_schema_metadata(None)
+    with pa.BufferOutputStream() as sink:
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)  # all columns: the table is kept beside the pixels
+        digest.update(sink.getvalue())
     for path in index["path"]:
         try:
-            status = (folder.image_files / path).stat()
+            status = os.stat(os.path.join(folder.image_files, path))
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         except OSError:
             digest.update(f"{path}\0absent\n".encode())
@@ -71,23 +75,18 @@ def _build(folder: SiteFolder, index: pd.DataFrame, height: int, width: int, cac
     cache.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=cache.parent))
     try:
-        kept, failed, position = [], [], 0
         # At least one row: an empty array cannot be memory-mapped.
         shape = (max(len(index), 1), height, width)
         values = np.lib.format.open_memmap(draft / "values.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for row, pixels, reason in _decode_all(folder, index, height, width):
-            if pixels is None:
-                failed.append(
-                    {"image_id": index["image_id"].iloc[row], "path": index["path"].iloc[row], "reason": reason}
-                )
-                continue
-            values[position] = pixels
-            kept.append(row)
-            position += 1
+        reasons = np.array(_decode_into(values, folder, index), dtype=object)
+        kept = np.flatnonzero(reasons == "")
+        for place, row in enumerate(kept):
+            if place != row:
+                values[place] = values[row]
         values.flush()
         index.iloc[kept].reset_index(drop=True).to_parquet(draft / "table.parquet")
-        columns = ["image_id", "path", "reason"]
-        pd.DataFrame(failed, columns=columns, dtype=str).to_parquet(draft / "quarantined.parquet")
+        failed = index.loc[reasons != "", ["image_id", "path"]].astype(str).assign(reason=reasons[reasons != ""])
+        failed.reset_index(drop=True).to_parquet(draft / "quarantined.parquet")
         try:
             os.rename(draft, cache)
         except OSError:
@@ -109,17 +108,26 @@ def _remove_stale(cache: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _decode_all(
-    folder: SiteFolder, index: pd.DataFrame, height: int, width: int
-) -> Iterator[tuple[int, NDArray[np.uint8] | None, str]]:
-    """(row, pixels or None, reason) in order; decoding runs on threads, as Pillow leaves the interpreter lock."""
+def _decode_into(values: NDArray[np.uint8], folder: SiteFolder, index: pd.DataFrame) -> list[str]:
+    """Put the pixels of each row of the index into its place; why each could not be, empty where it could.
+
+    Decoding runs on threads, as Pillow leaves the interpreter lock; a thread takes several, as each is soon done.
+    """
+    _, height, width = values.shape
+    place = np.asarray(values)  # a view is cheaper of an array than of a memory map
     rows = list(zip(index["path"], index["frame"].fillna(0).astype(int), index["sha256"], strict=True))
+
+    def decode_some(start: int) -> list[str]:
+        reasons = []
+        for row, (path, frame, sha256) in enumerate(rows[start : start + _DECODED_TOGETHER], start):
+            pixels, reason = decode(folder.image_files / path, frame, sha256, height, width)
+            if pixels is not None:
+                place[row] = pixels
+            reasons.append(reason)
+        return reasons
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(rows), _DECODED_AT_ONCE):
-            block = rows[start : start + _DECODED_AT_ONCE]
-            decoded = pool.map(lambda row: decode(folder.image_files / row[0], row[1], row[2], height, width), block)
-            for offset, (pixels, reason) in enumerate(decoded):
-                yield start + offset, pixels, reason
+        return list(chain.from_iterable(pool.map(decode_some, range(0, len(rows), _DECODED_TOGETHER))))
 
 
 def decode(file: Path, frame: int, sha256: str, height: int, width: int) -> tuple[NDArray[np.uint8] | None, str]:

@@ -147,7 +147,7 @@ def _is_wanted(connection: Connection, run_id: int) -> bool:
 class _Worker:
     """The process that does the work; started again when it has ended."""
 
-    COMMAND = (sys.executable, "-m", "client.worker")
+    ARGUMENTS = ("-m", "client.worker")
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -159,7 +159,7 @@ class _Worker:
         if self._process is None or self._process.poll() is not None:
             self.end()
             self._process = subprocess.Popen(
-                [*self.COMMAND, str(self.folder.resolve()), str(os.getpid())],
+                [sys.executable, *self.ARGUMENTS, str(self.folder.resolve()), str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,  # the selector sees all that is there; nothing is left to write to one that has ended

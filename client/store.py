@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]  # rows of ``Pixels.values``; -1 where there is no scan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteStore:
     """One site's data for one study.
 
@@ -38,6 +38,7 @@ class SiteStore:
             ``scan_splits`` their splits.
         data_digest: SHA-256 of the tables that all of this was read from, and of which scans could be read.
         case_scans: per image modality, pixel rows (N, K) of the N labelled cases.
+        embeddings: per image modality, (rows of pixels, D); given, cases have these in the place of pixels.
         clinical, recorded: as in ``shared.inputs.Cases``, for the N cases; None without the clinical branch.
         labels: (N,) 0 or 1; ``case_splits`` their splits, ``case_subjects`` their patients.
     """
@@ -58,6 +59,7 @@ class SiteStore:
     case_subjects: NDArray[np.int64]
     case_times: NDArray[np.datetime64]
     numeric_features: int
+    embeddings: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def rows_of_scans(self, split: str) -> Rows:
         """The eyes at a visit that belong to a split."""
@@ -103,17 +105,18 @@ class SiteStore:
         """A batch of labelled cases."""
         images, shown = {}, {}
         for name, scans in self.case_scans.items():
-            images[name], shown[name] = self._images(scans[rows])
+            images[name], shown[name] = self._images(scans[rows], self.embeddings.get(name))
         clinical = None if self.clinical is None else torch.from_numpy(self.clinical[rows])
         recorded = None if self.recorded is None else torch.from_numpy(self.recorded[rows])
         return Cases(images, shown, clinical, recorded, torch.from_numpy(self.labels[rows]))
 
-    def _images(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 images (..., 1, H, W), black where there is no scan, and where there is one (...)."""
+    def _images(self, rows: Rows, embeddings: NDArray[np.float32] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 images (..., 1, H, W), black where there is no scan, and where there is one (...); or embeddings."""
         assert self.pixels is not None
         shown = rows >= 0
-        images = np.zeros((*rows.shape, 1, *self.pixels.values.shape[1:]), dtype=np.uint8)
-        images[shown, 0] = self.pixels.values[rows[shown]]
+        source = self.pixels.values[:, None] if embeddings is None else embeddings
+        images = np.zeros((*rows.shape, *source.shape[1:]), dtype=source.dtype)
+        images[shown] = source[rows[shown]]
         return torch.from_numpy(images), torch.from_numpy(shown)
 
     def survey(self) -> Survey:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from client.audit.gate import Gate, NoGate
+from client.embeddings import with_embeddings
 from client.optimizers import build_optimizer
 from client.privacy import Privacy, privacy_of
 from client.splits import HELD_OUT, TRAIN, TUNING
@@ -38,8 +39,9 @@ def train_round(folder: Path, task: Task) -> Update:
     """One round of training from the task's weights; raises ``SiteError`` or ``MessageError``."""
     started = time.perf_counter()
     store, study = open_store(folder, task.study), task.study
-    privacy = privacy_of(folder, store, task)
     device, objective = _prepare(store, task)
+    store = with_embeddings(store, study, objective, device)
+    privacy = privacy_of(folder, store, task)
     tuning, take, stage = empty_scores(), _taker(store, task.stage, privacy.seed), study.stage(task.stage)
     gate: Gate = NoGate()
     if isinstance(objective, SupervisedObjective):
@@ -78,6 +80,7 @@ def evaluate_split(folder: Path, task: Task) -> Evaluation:
     assert isinstance(objective, SupervisedObjective)
     if task.split == HELD_OUT:
         store.check_evaluable()
+    store = with_embeddings(store, task.study, objective, device)
     privacy = privacy_of(folder, store, task)
     _own_intercept(objective, privacy, task, device)
     scores = privacy.scores(objective.model, task.split, device)

@@ -83,15 +83,23 @@ def aggregate(strategy: Strategy, number: int, updates: Sequence[KeptUpdate], li
         like: arrays of the names, shapes and types that the weights have.
     """
     merged: Weights = {}
-    for names in _parts(like, len(updates), type(strategy) in _ELEMENTWISE):
-        replies = [_with_content(update, update.read(names, like)) for update in updates]
+    elementwise = type(strategy) in _ELEMENTWISE
+    for names in _parts(like, len(updates), elementwise):
+        parts = [update.read(names, like) for update in updates]
+        if elementwise:  # what all have alike, as a frozen encoder, stays so to the bit; a mean of it would be rounded
+            alike = {name for name in names if all(np.array_equal(part[name], parts[0][name]) for part in parts)}
+            merged |= {name: parts[0][name] for name in alike}
+            parts = [{name: array for name, array in part.items() if name not in alike} for part in parts]
+            if not parts[0]:
+                continue
+        replies = [_with_content(update, part) for update, part in zip(updates, parts, strict=True)]
         arrays, _ = strategy.aggregate_train(number, replies)
         if arrays is None:
             return None
         merged |= from_flower(arrays, like)
         for reply in replies:  # whose records only the garbage collector would free
             reply.content.array_records[ARRAYS].clear()
-    return merged
+    return {name: merged[name] for name in like}
 
 
 def to_flower(weights: Weights) -> ArrayRecord:

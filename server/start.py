@@ -39,5 +39,5 @@ def _started(study: Study, stage: str, statistics: Statistics) -> Objective:
     encoders = objective.get_submodule("encoders" if stage == PRETRAIN else "model.encoders")
     for name, file in study.model.image.weights.items():
         if name in study.image_modalities:
-            start_encoder(encoders.get_submodule(name), Path(file), f"model.image.weights.{name}")
+            start_encoder(encoders.get_submodule(name), Path(file), name)
     return objective

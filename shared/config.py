@@ -122,7 +122,9 @@ class ImageEncoder:
     arguments: dict[str, object] = knob({}, "further arguments of timm.create_model")
     group_norm: bool = knob(True, "put GroupNorm in the place of BatchNorm")
     shared: bool = knob(False, "one encoder for OCT and infrared scans")
-    weights: dict[str, str] = knob({}, "local weights file (safetensors or .pth) to start from, keyed oct or ir")
+    weights: dict[str, str] = knob(
+        {}, "local file to start from (safetensors, .pth, or an earlier run's model.safetensors), keyed oct or ir"
+    )
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class MAE:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images, drawn for each image. Zero everywhere means none."""
+    """Random changes of the images on which an encoder trains, drawn for each image. Zero everywhere means none."""
 
     crop_area: float = knob(0.0, "largest fraction of the area that a crop removes", ge=0.0, lt=1.0)
     flip: float = knob(0.0, "chance of a left-right flip", ge=0.0, le=1.0)

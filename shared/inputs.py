@@ -31,7 +31,8 @@ class Cases:
     """B cases: a patient at a prediction time, with up to K scans of each modality.
 
     Attributes:
-        images: uint8 or float of shape (B, K, 1, H, W), keyed ``oct`` and ``ir``; a modality may be absent.
+        images: uint8 or float of shape (B, K, 1, H, W), keyed ``oct`` and ``ir``; a modality may be absent. Or the
+            scans' embeddings, float of shape (B, K, D), where they were encoded before.
         shown: bool of shape (B, K), keyed alike: which of the scans are there.
         clinical: float of shape (B, F): numeric values (NaN when missing), their ages in years (NaN when missing),
             then codes as 0 or 1; None without the clinical branch.
@@ -47,6 +48,10 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def are_embedded(self, modality: str) -> bool:
+        """Are a modality's scans there as embeddings?"""
+        return self.images[modality].ndim == 3
 
     def to(self, device: torch.device) -> Cases:
         """The same cases on a device."""

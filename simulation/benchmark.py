@@ -36,6 +36,7 @@ from rich.console import Console
 from torch import Generator, nn
 
 from client import privacy, work
+from client.embeddings import with_embeddings
 from client.evaluation import evaluate, fit_intercept
 from client.gradients import draw_batches
 from client.optimizers import build_optimizer, rate_factor
@@ -248,7 +249,7 @@ def _bare_steps(objective: Objective, store: SiteStore, study: Study, stage: str
     """The steps of one site in one round; its number of examples."""
     config = study.stage(stage)
     seed = derive_seed(study.seed, stage, number, store.name)
-    rows, take = _examples(store, stage, seed)
+    rows, take = _examples(with_embeddings(store, study, objective, _CPU), stage, seed)
     generator = Generator().manual_seed(seed)
     torch.manual_seed(seed)
     optimizer = build_optimizer(objective, study, config)
@@ -274,6 +275,7 @@ def _examples(store: SiteStore, stage: str, seed: int) -> tuple[Rows, Callable[[
 
 def _scores(objective: Objective, store: SiteStore, study: Study, split: str) -> Scores:
     assert isinstance(objective, SupervisedObjective)
+    store = with_embeddings(store, study, objective, _CPU)
     objective.model.intercept = 0.0
     if study.finetune.site_intercept:
         objective.model.intercept = fit_intercept(objective.model, store, _CPU)
@@ -286,13 +288,14 @@ def _mean_loss(scores: Sequence[Scores]) -> float:
 
 
 def _average(weights: Sequence[Weights], examples: Sequence[int]) -> Weights:
-    """The mean by examples, summed in the order of the sites."""
+    """The mean by examples, summed in the order of the sites; what all have alike stays as it is."""
     total: Weights = {}
     for site, count in zip(weights, examples, strict=True):
         for name, array in site.items():
             part = np.multiply(array, count / sum(examples))
             total[name] = np.add(total[name], part) if name in total else part
-    return total
+    alike = {name for name in total if all(np.array_equal(site[name], weights[0][name]) for site in weights)}
+    return total | {name: weights[0][name] for name in alike}
 
 
 @dataclass

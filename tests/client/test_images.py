@@ -162,7 +162,7 @@ def test_bad_scans_are_quarantined_and_the_rest_kept_in_order(tmp_path: Path) ->
 def test_blocks_of_decoding_do_not_change_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site, _ = site_with_bad_scans(tmp_path / "s")
     whole = open_pixels(site, 16, 16)
-    monkeypatch.setattr(module, "_DECODED_AT_ONCE", 5)
+    monkeypatch.setattr(module, "_DECODED_TOGETHER", 5)
     monkeypatch.setattr(module, "_FORMAT", -1)  # another cache
     blocks = open_pixels(site, 16, 16)
     assert blocks.table["image_id"].tolist() == whole.table["image_id"].tolist()

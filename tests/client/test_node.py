@@ -118,7 +118,7 @@ class Service:
 
 def worker_program(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     """Let the node start this program in the worker's place; ``sys.argv[1]`` is the folder."""
-    monkeypatch.setattr(node._Worker, "COMMAND", (sys.executable, "-c", f"import os, sys, time\n{program}"))
+    monkeypatch.setattr(node._Worker, "ARGUMENTS", ("-c", f"import os, sys, time\n{program}"))
 
 
 ANSWERS = """

@@ -112,8 +112,8 @@ def test_the_loop_is_the_plain_loop_bit_for_bit(changes: dict[str, Any]) -> None
     study = study_of(**changes)
     stage, objective = study.finetune, fresh(study_of(**changes))
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adamw": torch.optim.AdamW,
-        "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, **k),
+        "adamw": lambda *a, **k: torch.optim.AdamW(*a, fused=True, **k),
+        "sgd": lambda *a, **k: torch.optim.SGD(*a, momentum=0.9, fused=True, **k),
     }
     named = list(objective.named_parameters())
     rest = [p for name, p in named if "encoders" not in name]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-FEDRETINA = [sys.executable, "-m", "fedretina"]
+from tests.e2e.nursery import python
 
 # Three hospitals with scans and records, an encoder that is hardly one.
 TINY = [
@@ -31,6 +30,11 @@ RECORDS_ONLY = [
 ]
 
 
+def command(*arguments: str) -> list[str]:
+    """``fedretina`` and what is typed after it."""
+    return [python(), "-m", "fedretina", *arguments]
+
+
 def two_cores() -> None:
     """Give a process two cores, so that its arms train with as many threads on every machine."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
@@ -39,7 +43,7 @@ def two_cores() -> None:
 def fedretina(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in a folder, as a shell does."""
     return subprocess.run(
-        [*FEDRETINA, *arguments],
+        command(*arguments),
         cwd=folder,
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ from server.state import RoundRecord
 from shared.config import Study
 from shared.site_folder import SiteFolder
 from simulation.rehearse import borrow_site, free_port, processes_of
-from tests.e2e.commands import FEDRETINA
+from tests.e2e.commands import command as typed
 
 _RESTART_S = 1.0
 _END_S = 20.0
@@ -71,7 +71,7 @@ class Federation:
     def start(self, *command: str) -> _Kept:
         """A command that is started again whenever it ends."""
         log = self.folder / f"{command[0]}-{Path(command[-1]).name}.log"
-        kept = _Kept([*FEDRETINA, *command], log, self.environment)
+        kept = _Kept(typed(*command), log, self.environment)
         self._kept.append(kept)
         return kept
 

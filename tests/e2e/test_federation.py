@@ -110,9 +110,10 @@ def test_stop_ends_the_training_at_the_sites_within_seconds(tmp_path: Path) -> N
 
 def busy(process: int) -> bool:
     """Has it used processor time in the last moment?"""
+    child = Path(f"/proc/{process}/comm").read_text().strip()  # of which this is the stand-in
 
     def used() -> int:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
     before = used()

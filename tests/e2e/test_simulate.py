@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from shared.metrics import BINS
 from shared.models.saved import load_model
 from simulation.__main__ import main
 from simulation.run import read_experiment
-from tests.e2e.commands import FEDRETINA, RECORDS_ONLY, TINY, fedretina, two_cores
+from tests.e2e.commands import RECORDS_ONLY, TINY, fedretina, two_cores
 from tests.server.federations import assert_same_bits, rounds_of
 
 ARMS = ("federated", "centralised", "local", "federated_scratch")
@@ -213,7 +214,7 @@ def _group_is_gone(group: int) -> bool:
 
 
 def test_killed_comparison_resumes_to_the_same_bits(folder: Path, finished: Told) -> None:
-    command = [*FEDRETINA, "simulate", *COMPARISON, "simulation.workers=2", "run.dir=killed"]
+    command = [sys.executable, "-m", "fedretina", "simulate", *COMPARISON, "simulation.workers=2", "run.dir=killed"]
     with (folder / "killed.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, start_new_session=True, preexec_fn=two_cores

@@ -73,11 +73,31 @@ def wrapped(function: Callable[..., Any], place: int, call: int, when: str) -> C
     return dying
 
 
+def plant(module: Any, places: list[tuple[int, list[Any]]]) -> None:
+    """Wrap the functions of these places in their module, and wherever they were taken from it already."""
+    for place, (_, _, function, call, when, _) in places:
+        owner: Any = module
+        *parents, last = function.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        whole = getattr(owner, last)
+        dying = wrapped(whole, place, call, when)
+        for holder in [owner, *sys.modules.values()]:
+            for name, value in list(getattr(holder, "__dict__", {}).items()):
+                if value is whole:
+                    setattr(holder, name, dying)
+
+
+def places_in(module: str) -> list[tuple[int, list[Any]]]:
+    """Those of a module in this kind of process, with their places in the plan."""
+    return [(place, entry) for place, entry in enumerate(PLAN) if entry[1] == module and entry[0] in KIND]
+
+
 class Finder(importlib.abc.MetaPathFinder):
     """Wraps functions of the plan as soon as their module is loaded, before anybody takes them from it."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        places = [(i, entry) for i, entry in enumerate(PLAN) if entry[1] == name and entry[0] in KIND]
+        places = places_in(name)
         if not places:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
@@ -87,15 +107,12 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             load(module)
-            for place, (_, _, function, call, when, _) in places:
-                owner: Any = module
-                *parents, last = function.split(".")
-                for parent in parents:
-                    owner = getattr(owner, parent)
-                setattr(owner, last, wrapped(getattr(owner, last), place, call, when))
+            plant(module, places)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 sys.meta_path.insert(0, Finder())
+for loaded in {entry[1] for entry in PLAN} & sys.modules.keys():  # where this process was forked from another
+    plant(sys.modules[loaded], places_in(loaded))

@@ -41,7 +41,7 @@ def assert_same(a: nn.Module, b: nn.Module, size: int = 64) -> None:
 def test_saved_weights_start_the_same_encoder(tmp_path: Path, name: str) -> None:
     source, target = encoder_of(name, seed=1), encoder_of(name, seed=2)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
-    start_encoder(target, tmp_path / "w.safetensors", KNOB)
+    start_encoder(target, tmp_path / "w.safetensors", "oct")
     assert_same(source, target)
 
 
@@ -54,7 +54,7 @@ def test_saved_weights_start_the_same_encoder(tmp_path: Path, name: str) -> None
 def test_the_usual_wrappers_are_taken_off(tmp_path: Path, wrap: Any) -> None:
     source, target = encoder_of(seed=1), encoder_of(seed=2)
     torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
-    start_encoder(target, tmp_path / "w.pth", KNOB)
+    start_encoder(target, tmp_path / "w.pth", "oct")
     assert_same(source, target)
 
 
@@ -78,7 +78,7 @@ def test_retfound_starts_a_one_channel_encoder_of_its_own_size(tmp_path: Path) -
     source = timm.create_model("test_vit", num_classes=0, img_size=64).eval()
     retfound(source, tmp_path / "RETFound_oct_weights.pth")
     target = encoder_of(seed=2)
-    start_encoder(target, tmp_path / "RETFound_oct_weights.pth", KNOB)
+    start_encoder(target, tmp_path / "RETFound_oct_weights.pth", "oct")
     grey = torch.randn(2, 1, 64, 64)
     torch.testing.assert_close(target(grey), source(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
 
@@ -89,7 +89,7 @@ def test_retfound_starts_an_encoder_of_another_grid(tmp_path: Path) -> None:
         grid = torch.arange(4.0).repeat_interleave(4) * 1.0
         source.pos_embed[:, 1:] = grid[None, :, None]  # type: ignore[index, operator]
     retfound(source, tmp_path / "w.pth")
-    start_encoder(target, tmp_path / "w.pth", KNOB)
+    start_encoder(target, tmp_path / "w.pth", "oct")
     assert torch.equal(target.pos_embed[:, :1], source.pos_embed[:, :1])  # type: ignore[index]
     rows = target.pos_embed[0, 1:, 0].view(6, 6)  # type: ignore[index, operator]
     torch.testing.assert_close(rows, rows[:, :1].expand(6, 6), rtol=1e-3, atol=1e-3)
@@ -112,15 +112,25 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path: Path, prot
     else:
         file.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ConfigError) as caught:
-        start_encoder(encoder_of(), file, KNOB)
+        start_encoder(encoder_of(), file, "oct")
     assert str(caught.value).startswith(f"{KNOB} must be loadable without running code, got '{file}'. Save its state")
     assert not hasattr(builtins, "fedretina_was_here")
 
 
 def test_the_trust_in_an_argparse_namespace_ends_with_the_reading(tmp_path: Path) -> None:
     retfound(encoder_of(), tmp_path / "w.pth")
-    start_encoder(encoder_of(), tmp_path / "w.pth", KNOB)
+    start_encoder(encoder_of(), tmp_path / "w.pth", "oct")
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+@pytest.mark.parametrize("modality", ["oct", "ir"])
+def test_a_model_of_an_earlier_study_starts_the_encoder_of_the_same_modality(tmp_path: Path, modality: str) -> None:
+    sources = {"oct": encoder_of(seed=1), "ir": encoder_of(seed=3)}
+    state = {f"encoders.{name}.{k}": v for name, source in sources.items() for k, v in source.state_dict().items()}
+    save_file(state | {"fuse.bias": torch.zeros(1)}, tmp_path / "model.safetensors")
+    target = encoder_of(seed=2)
+    start_encoder(target, tmp_path / "model.safetensors", modality)
+    assert_same(sources[modality], target)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
@@ -131,14 +141,14 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, name: str) 
     with pytest.raises(
         ConfigError, match=r"must hold weights of model\.image\.name, got .*tensors are not in the file"
     ):
-        start_encoder(target, tmp_path / "w.safetensors", KNOB)
+        start_encoder(target, tmp_path / "w.safetensors", "oct")
     assert all(torch.equal(before[key], value) for key, value in target.state_dict().items())
 
 
 def test_weights_of_another_width_are_refused_with_both_shapes(tmp_path: Path) -> None:
     save_file(encoder_of("convnext_atto", dims=[8, 8, 8, 8], depths=[1] * 4).state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=r"is \(8, 1, 4, 4\) there and \(4, 1, 4, 4\) here\.$"):
-        start_encoder(encoder_of("convnext_atto", dims=[4] * 4, depths=[1] * 4), tmp_path / "w.safetensors", KNOB)
+        start_encoder(encoder_of("convnext_atto", dims=[4] * 4, depths=[1] * 4), tmp_path / "w.safetensors", "oct")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +167,7 @@ def test_what_is_no_weights_file_is_refused_in_one_line(
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        start_encoder(encoder_of(), tmp_path / file, KNOB)
+        start_encoder(encoder_of(), tmp_path / file, "oct")
     assert str(caught.value).startswith(f"{KNOB} {rule}")
     assert "\n" not in str(caught.value)
 
@@ -166,7 +176,7 @@ def test_what_is_no_weights_file_is_refused_in_one_line(
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ConfigError, match=r"^model\.image\.weights\.oct must hold"):
-        start_encoder(encoder_of(), tmp_path / "w.pth", KNOB)
+        start_encoder(encoder_of(), tmp_path / "w.pth", "oct")
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
@@ -175,4 +185,4 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     for length in np.linspace(0, len(whole) - 1, 8).astype(int):
         (tmp_path / "w.pth").write_bytes(whole[:length])
         with pytest.raises(ConfigError):
-            start_encoder(encoder_of(), tmp_path / "w.pth", KNOB)
+            start_encoder(encoder_of(), tmp_path / "w.pth", "oct")
