@@ -62,9 +62,10 @@ def _digest(folder: SiteFolder, index: pd.DataFrame, height: int, width: int) ->
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)  # all columns: the table is kept beside the pixels
         digest.update(sink.getvalue())
+    files = os.fspath(folder.image_files)
     for path in index["path"]:
         try:
-            status = os.stat(os.path.join(folder.image_files, path))
+            status = os.stat(f"{files}/{path}")
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         except OSError:
             digest.update(f"{path}\0absent\n".encode())
@@ -116,11 +117,12 @@ def _decode_into(values: NDArray[np.uint8], folder: SiteFolder, index: pd.DataFr
     _, height, width = values.shape
     place = np.asarray(values)  # a view is cheaper of an array than of a memory map
     rows = list(zip(index["path"], index["frame"].fillna(0).astype(int), index["sha256"], strict=True))
+    files = folder.image_files
 
     def decode_some(start: int) -> list[str]:
         reasons = []
         for row, (path, frame, sha256) in enumerate(rows[start : start + _DECODED_TOGETHER], start):
-            pixels, reason = decode(folder.image_files / path, frame, sha256, height, width)
+            pixels, reason = decode(files / path, frame, sha256, height, width)
             if pixels is not None:
                 place[row] = pixels
             reasons.append(reason)

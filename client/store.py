@@ -177,8 +177,8 @@ def open_store(path: Path, study: Study) -> SiteStore:
         SiteError: the folder breaks the contract, contradicts the study, or has too many unreadable scans.
     """
     folder, settings = SiteFolder(path), read_settings(path)
-    check_site(folder)
     tables = _digest_of_tables(path, study.task.name)
+    _check(path, tables)
     dataset, events = folder.dataset(), folder.events()
     horizon = dataset.horizons_days.get(study.task.name, study.task.horizon_days)
     if horizon != study.task.horizon_days:
@@ -222,6 +222,16 @@ def open_store(path: Path, study: Study) -> SiteStore:
         case_times=labels["prediction_time"].to_numpy(),
         numeric_features=len(numeric_names(study)),
     )
+
+
+@lru_cache(maxsize=64)
+def _check(path: Path, tables: str) -> None:
+    """Raise ``SiteError`` for a folder that breaks the contract; one that keeps it is not asked again for each study.
+
+    Args:
+        tables: digest of the folder's tables.
+    """
+    check_site(SiteFolder(path))
 
 
 def _digest_of_tables(path: Path, task: str) -> str:

@@ -36,6 +36,7 @@ from client.ingest.images import IMAGE_FILES
 from client.ingest.progress import Progress
 from client.ingest.scans import ScanSummary, import_scans
 from shared.errors import FedretinaError
+from shared.memory import keep_freed
 from shared.site_folder import IR, OCT, SiteFolder
 from simulation.cohorts.synthetic.block import Plan, sample_block
 from simulation.cohorts.synthetic.hospitals import hospitals
@@ -69,6 +70,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--disk", type=Path, default=Path(), help="folder in which the export and the site are written")
     parser.add_argument("--import-only", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
+    keep_freed()  # as every command does
     if chosen.import_only:
         _import(chosen.import_only / "export", chosen.import_only / "site")
         print(_own_peak_bytes())
