@@ -152,6 +152,8 @@ class _PlainForms(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is functional.scaled_dot_product_attention:
             return _attention(*args, **(kwargs or {}))
+        if function is functional.adaptive_avg_pool2d and args[1] in (1, (1, 1)):
+            return args[0].mean(dim=(-2, -1), keepdim=True)
         if function in (functional.layer_norm, functional.group_norm):  # in full precision, as autocast on a GPU
             args = (args[0].float(), *args[1:])
         return function(*args, **(kwargs or {}))

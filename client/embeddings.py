@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from shared.config import Study
 from shared.models.images import embedding_width, encode
 from shared.objectives.objective import Objective
 from shared.objectives.supervised import SupervisedObjective
-from shared.weights import hash_weights, read_weights
+from shared.weights import hash_weights, travelling
 
 _BATCH = 256
+
+Embeddings = dict[str, NDArray[np.float32]]  # per modality (N, D), a row for each row of the pixels
+# Of each store the newest, with the digest of the encoders: where those do change, older ones would fill the memory.
+_newest: WeakKeyDictionary[SiteStore, tuple[str, Embeddings]] = WeakKeyDictionary()
 
 
 def with_embeddings(store: SiteStore, study: Study, objective: Objective, device: torch.device) -> SiteStore:
@@ -31,21 +35,17 @@ def with_embeddings(store: SiteStore, study: Study, objective: Objective, device
     frozen = bool(study.image_modalities) and encoder_rate(study, study.finetune) == 0.0
     if not frozen or not isinstance(objective, SupervisedObjective):
         return store
-    encoders = objective.model.encoders
-    digest = hashlib.sha256()
-    hash_weights(digest, read_weights(encoders))
-    return replace(store, embeddings=_embeddings(store, encoders, digest.hexdigest(), device))
+    encoders, digest = objective.model.encoders, hashlib.sha256()
+    hash_weights(digest, {name: weight.detach().cpu().numpy() for name, weight in travelling(encoders).items()})
+    known, embeddings = _newest.get(store, ("", {}))
+    if known != digest.hexdigest():
+        embeddings = _embeddings(store, encoders, device)
+        _newest[store] = (digest.hexdigest(), embeddings)
+    return replace(store, embeddings=embeddings)
 
 
-@lru_cache(maxsize=32)
-def _embeddings(
-    store: SiteStore, encoders: nn.ModuleDict, digest: str, device: torch.device
-) -> dict[str, NDArray[np.float32]]:
-    """Per modality (N, D), a row for each row of the pixels; of scans of no case it is zero.
-
-    Args:
-        digest: of the weights, which are the same module's in every round.
-    """
+def _embeddings(store: SiteStore, encoders: nn.ModuleDict, device: torch.device) -> Embeddings:
+    """Rows of scans of no case are zero."""
     encoders.eval()
     return {
         name: _encoded(store, encoders[name], np.unique(scans[scans >= 0]), device)

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, FedTrimmedAvg, S
 from shared.errors import MessageError
 from shared.messages import ARRAYS, EXAMPLES, METRICS, Update
 from shared.metrics import Scores
-from shared.weights import Weights
+from shared.weights import Weights, alike
 
 UPDATES = "updates"  # folder of the updates of the round that is on, in a run's
 _ELEMENTWISE = {FedAvg, FedMedian, FedProx, FedTrimmedAvg}
@@ -86,13 +86,15 @@ def aggregate(strategy: Strategy, number: int, updates: Sequence[KeptUpdate], li
     elementwise = type(strategy) in _ELEMENTWISE
     for names in _parts(like, len(updates), elementwise):
         parts = [update.read(names, like) for update in updates]
-        if elementwise:  # what all have alike, as a frozen encoder, stays so to the bit; a mean of it would be rounded
-            alike = {name for name in names if all(np.array_equal(part[name], parts[0][name]) for part in parts)}
-            merged |= {name: parts[0][name] for name in alike}
-            parts = [{name: array for name, array in part.items() if name not in alike} for part in parts]
-            if not parts[0]:
-                continue
-        replies = [_with_content(update, part) for update, part in zip(updates, parts, strict=True)]
+        # What all have alike, as a frozen encoder, stays so to the bit; a mean of it would be rounded.
+        same = alike(parts) if elementwise else {}
+        merged |= same
+        if len(same) == len(names):
+            continue
+        replies = [
+            _with_content(update, {name: array for name, array in part.items() if name not in same})
+            for update, part in zip(updates, parts, strict=True)
+        ]
         arrays, _ = strategy.aggregate_train(number, replies)
         if arrays is None:
             return None

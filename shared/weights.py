@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,12 @@ Weights = dict[str, NDArray[np.generic]]
 def size_bytes(weights: Mapping[str, NDArray[np.generic]]) -> int:
     """Of the values."""
     return sum(array.nbytes for array in weights.values())
+
+
+def alike(updates: Sequence[Weights]) -> Weights:
+    """Those tensors that are the same in all of some updates, of which there is one at least."""
+    first, *others = updates
+    return {name: array for name, array in first.items() if all(np.array_equal(array, o[name]) for o in others)}
 
 
 def hash_weights(found: hashlib._Hash, weights: Mapping[str, NDArray[np.generic]]) -> None:

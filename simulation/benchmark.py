@@ -56,7 +56,7 @@ from shared.objectives.registry import build_objective
 from shared.objectives.supervised import SupervisedObjective
 from shared.randomness import derive_seed
 from shared.statistics import Statistics, merge
-from shared.weights import Weights, carry_encoders, read_weights, write_weights
+from shared.weights import Weights, alike, carry_encoders, read_weights, write_weights
 from simulation.arms import plan
 from simulation.cohorts.build import build_cohort
 from simulation.compose import CONFIGS, register, to_experiment
@@ -294,8 +294,7 @@ def _average(weights: Sequence[Weights], examples: Sequence[int]) -> Weights:
         for name, array in site.items():
             part = np.multiply(array, count / sum(examples))
             total[name] = np.add(total[name], part) if name in total else part
-    alike = {name for name in total if all(np.array_equal(site[name], weights[0][name]) for site in weights)}
-    return total | {name: weights[0][name] for name in alike}
+    return total | alike(weights)
 
 
 @dataclass

@@ -72,8 +72,11 @@ def rows_of(batch: Batch) -> Callable[[Rows], Batch]:
     return take
 
 
+LINEAR = {"patch_size": 1, "kernel_sizes": 3, "conv_mlp": False}  # as the small model; its last maps are 2 x 2
+LINEAR_CONVNEXT = {**CONVNEXT, "arguments": {"depths": [1, 1, 1, 1], "dims": [4, 8, 8, 8], **LINEAR}}
 CHOICES = [
     (FINETUNE, {"model.image": CONVNEXT}),
+    (FINETUNE, {"model.image": LINEAR_CONVNEXT}),
     (FINETUNE, {"model.image": RESNET, "model.fusion": "intermediate", "model.fusion_hidden": 3}),
     (FINETUNE, {"model.image": {**VIT, "shared": True}}),
     (FINETUNE, {"modalities": ["clinical"], "pretrain.rounds": 0}),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
-from tests.e2e.nursery import python
+from tests.e2e.nursery import python, two_cores
 
 # Three hospitals with scans and records, an encoder that is hardly one.
 TINY = [
@@ -33,11 +32,6 @@ RECORDS_ONLY = [
 def command(*arguments: str) -> list[str]:
     """``fedretina`` and what is typed after it."""
     return [python(), "-m", "fedretina", *arguments]
-
-
-def two_cores() -> None:
-    """Give a process two cores, so that its arms train with as many threads on every machine."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 def fedretina(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

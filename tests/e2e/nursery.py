@@ -15,6 +15,7 @@ import os
 import random
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import stat
@@ -60,7 +61,11 @@ _IMPORTED = (
     "scipy.stats",
     "sklearn.metrics",
 )
-_CORES = 2  # as on the smallest machine: libraries count them when they are imported
+
+
+def two_cores() -> None:
+    """Give a process two cores, so that its arms train with as many threads on every machine."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
 @lru_cache(maxsize=1)
@@ -74,14 +79,15 @@ def python() -> str:
     nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert nursery.stdin is not None
     assert nursery.stdout is not None
-    atexit.register(nursery.communicate)  # closes its input, at which it ends
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(nursery.communicate)  # before that; closes its input, at which it ends
     assert nursery.stdout.readline() == b"ready\n"
     return str(stand_in)
 
 
 def main() -> None:
     """``python -m tests.e2e.nursery SOCKET``: fork what is asked for, until the standard input is closed."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CORES])
+    two_cores()  # libraries count them when they are imported
     import fedretina
 
     fedretina.set_environment()
@@ -219,10 +225,15 @@ def _become(wanted: dict[str, Any]) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def process_state(process: int | str) -> list[str]:
+    """Fields of ``/proc/PID/stat`` from the third on: state, parent, …; see proc(5)."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+
+
 def _parent_of(process: int) -> int:
     """Whoever started a stand-in is the parent of what it stands for; where that has ended, init is."""
     try:
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        return int(process_state(process)[1])
     except OSError:
         return 1
 

@@ -15,6 +15,7 @@ from server.follow import rounds
 from shared.config import Study
 from simulation.rehearse import processes_of
 from tests.e2e.federation import Federation
+from tests.e2e.nursery import process_state
 from tests.factories import SYSTOLIC, make_study, small_site
 from tests.server.federations import clinical_sites, clinical_study
 
@@ -113,7 +114,7 @@ def busy(process: int) -> bool:
     child = Path(f"/proc/{process}/comm").read_text().strip()  # of which this is the stand-in
 
     def used() -> int:
-        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        fields = process_state(child)
         return int(fields[11]) + int(fields[12])
 
     before = used()

@@ -30,7 +30,8 @@ from shared.metrics import BINS
 from shared.models.saved import load_model
 from simulation.__main__ import main
 from simulation.run import read_experiment
-from tests.e2e.commands import RECORDS_ONLY, TINY, fedretina, two_cores
+from tests.e2e.commands import RECORDS_ONLY, TINY, fedretina
+from tests.e2e.nursery import two_cores
 from tests.server.federations import assert_same_bits, rounds_of
 
 ARMS = ("federated", "centralised", "local", "federated_scratch")
