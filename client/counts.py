@@ -41,10 +41,10 @@ def noised_fraction(labels: Floats, subjects: NDArray[np.int64], noise: float, r
 def noised_survey(exact: Survey, study: Study, fraction: float) -> Survey:
     """A survey that tells of the patients only how many there are, and the noised fraction of positive ones.
 
-    Values of features are stated as though they filled the ranges that the study declares, so nothing of them leaves.
+    Values of features are stated as the study expects them before it has seen any (``usual``): nothing of them leaves.
     """
     ranges = [_AGE_RANGE_YEARS] if study.features.age else []
-    ranges += [(feature.low, feature.high) for feature in study.features.numeric]
+    ranges += [feature.usual for feature in study.features.numeric]
     cases = exact.train_cases
     known = [((low + high) / 2.0, (high - low) / 4.0) for low, high in ranges if CLINICAL in study.modalities]
     return replace(

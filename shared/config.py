@@ -56,15 +56,29 @@ class NumericFeature:
     lookback_days: int = knob(3650, "older values count as missing", unit="days", ge=1)
     low: float = knob(-UNBOUNDED, "plausible minimum; lower values count as missing")
     high: float = knob(UNBOUNDED, "plausible maximum; higher values count as missing")
+    usual_low: float | None = knob(None, "few patients have less (2.5 %), by what is known in public; not given: low")
+    usual_high: float | None = knob(None, "few patients have more (2.5 %), by what is known in public; not given: high")
 
     @property
     def is_bounded(self) -> bool:
         """Was a plausible range declared?"""
         return self.low > -UNBOUNDED and self.high < UNBOUNDED
 
+    @property
+    def usual(self) -> tuple[float, float]:
+        """The range of most values, by which a private study standardises them: their true ones would cost ε."""
+        return (
+            self.low if self.usual_low is None else self.usual_low,
+            self.high if self.usual_high is None else self.usual_high,
+        )
+
     def check_consistent(self, path: str) -> None:
         if not self.low < self.high:
             raise ConfigError(f"{path}low", f"must be < {path}high ({self.high})", value=self.low)
+        low, high = self.usual
+        if not self.low <= low < high <= self.high:
+            rule = f"must be < {path}usual_high ({high}), both between {path}low and {path}high"
+            raise ConfigError(f"{path}usual_low", rule, value=low)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.counts import CELLS, _nearest, _rounded, noised_fraction, noised_scores, noised_survey
+from shared.knobs import dump
 from shared.metrics import auroc, score
 from shared.statistics import Statistics, Survey
 from tests.factories import make_study
@@ -110,6 +111,14 @@ def test_a_noised_survey_tells_sizes_and_the_fraction_and_nothing_else() -> None
     assert statistics.prevalence == pytest.approx(0.25, abs=0.02)
     assert statistics.mean == pytest.approx((60.0, 175.0))  # of age, and of the range that the study declares
     assert statistics.deviation == pytest.approx((20.0, 62.5))
+
+
+def test_values_are_standardised_by_what_the_study_expects() -> None:
+    numeric = [dump(STUDY.features.numeric[0]) | {"usual_low": 100.0, "usual_high": 180.0}]
+    shared = {"labelled": 60, "train_cases": 40, "counts": (0, 0), "sums": (0.0, 0.0), "squares": (0.0, 0.0)}
+    statistics = Statistics.of(noised_survey(Survey(**shared), make_study({"features.numeric": numeric}), 0.25))
+    assert statistics.mean[1] == pytest.approx(140.0)
+    assert statistics.deviation[1] == pytest.approx(20.0)  # about 95 % lie within two of them
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

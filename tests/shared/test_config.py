@@ -12,6 +12,7 @@ from shared.knobs import digest, from_json, load, to_json
 from tests.factories import STUDY, changed, make_study
 
 MAE_ = {"kind": "mae", "patch": 8}
+FEATURE = {"name": "x", "code": "a", "unit": "1", "low": 5, "high": 9}
 
 
 def test_a_study_survives_the_wire_with_its_digest() -> None:
@@ -82,6 +83,9 @@ def test_the_objective_is_chosen_by_its_kind() -> None:
         ("objective", {"kind": "mae", "patch": 7}, "images.height must be a multiple of objective.patch (7), got 32"),
         ("model.image.weights", {"fundus": "w.pth"}, "model.image.weights must be keyed oct or ir, got 'fundus'"),
         ("features.numeric", [{"name": "x", "code": "a", "unit": "1", "low": 5, "high": 5}], "features.numeric[0].low"),
+        ("features.numeric", [{**FEATURE, "usual_low": 4}], "features.numeric[0].usual_low"),
+        ("features.numeric", [{**FEATURE, "usual_high": 10}], "features.numeric[0].usual_low"),
+        ("features.numeric", [{**FEATURE, "usual_low": 7, "usual_high": 6}], "features.numeric[0].usual_low"),
         ("features.codes", [{"name": "systolic", "codes": ["ICD10//I10"]}], "features.names must be unique, got 'syst"),
         ("features.codes", [{"name": "age_years", "codes": ["ICD10//I10"]}], "features.names must be unique, got 'age"),
     ],
