@@ -12,6 +12,7 @@ from client.egress import BEGUN, EGRESS, FIRST, Departure, hash_of, is_vouched, 
 from client.ledger import Entry, entries
 from client.membership import own_key
 from shared.keys import PublicKey
+from shared.text import printable
 
 _ROUNDING = 1e-9
 
@@ -86,8 +87,6 @@ def print_audit(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from client.review import printable
 
     table = Table("#", "Time", "Study", "Stage", "Round", "What", "Bytes", "ε after", box=None, padding=(0, 2, 0, 0))
     for row in found["departures"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from client.approvals import REFUSED, REVOKED, NotApprovedError, read_decision, short, valid_approval
+from client.site import OFF, VETO, WARN, SiteSettings
 from shared.code import code_digest
 from shared.config import (
     CLINICAL,
@@ -31,18 +32,20 @@ from shared.keys import PublicKey
 from shared.knobs import Tree, digest
 from shared.metrics import BINS
 from shared.privacy import NOISED, PrivacyPlan
+from shared.text import printable
 
 _WIDTH = 110
 _SCANS = {OCT: "OCT B-scans", IR: "infrared scans"}
 _ABSENT = "not there"
 
 
-def review(study: Study, standing: str, previous: Study | None, budget: str = "") -> list[str]:
+def review(study: Study, standing: str, previous: Study | None, settings: SiteSettings, budget: str = "") -> list[str]:
     """The lines to read before a decision.
 
     Args:
         standing: what the site decided so far, in words.
         previous: the study that was approved last, where there is one.
+        settings: the site's own, of which some bear on what leaves.
         budget: what the site's privacy ledger states and would state after the study, in words.
     """
     sections = {
@@ -53,7 +56,7 @@ def review(study: Study, standing: str, previous: Study | None, budget: str = ""
         ],
         "What it does here": _deeds(study),
         "What it reads": _inputs(study),
-        "What leaves the site": _leaves(study),
+        "What leaves the site": [*_leaves(study), *_audited(study, settings)],
         "What it costs of the patients' privacy": [*_privacy(study), *([budget] if budget else [])],
         "What it cannot do": _bounds(study),
         "Changes since the study that was approved last": _compared(previous, study),
@@ -62,11 +65,6 @@ def review(study: Study, standing: str, previous: Study | None, budget: str = ""
     for title, items in sections.items():
         lines += ["", title, *(line for item in items for line in _wrapped(item))]
     return [printable(line) for line in lines[1:]]
-
-
-def printable(text: str) -> str:
-    """Names come from others: what could rewrite the terminal, or what is read on it, is shown as its code."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def standing(folder: Path, key: PublicKey, study: Study, at: datetime | None = None) -> str:
@@ -225,6 +223,18 @@ def _leaves(study: Study) -> list[str]:
     else:
         leaves.append("with each message the name of the site and the seconds that it took; or the reason of a failure")
     return leaves
+
+
+def _audited(study: Study, settings: SiteSettings) -> list[str]:
+    """What the site's own attack has to say before an update leaves."""
+    if not study.finetune.rounds or PrivacyPlan.of(study).release_of(FINETUNE) is not None:
+        return []  # the noise bounds every attack
+    limit = f"surely more than {settings.audit_tpr_limit:.0%} of the training patients are found in it"
+    return {
+        OFF: ["no update is attacked before it leaves (audit in site.yaml: off)"],
+        WARN: [f"each finetune update is attacked before it leaves; where {limit}, this site's log says so"],
+        VETO: [f"each finetune update is attacked before it leaves, and withheld where {limit}"],
+    }[settings.audit]
 
 
 def _hidden(setting: SecAgg) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from shared.knobs import knob, load
 
 ANY, PRIVATE = "any", "private"  # of what may leave
 OFF, WARN, VETO = "off", "warn", "veto"  # of the audit of updates
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML, in which 1e-5 is a number as well: YAML 1.1 wants it written 1.0e-5."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ def read_settings(folder: Path) -> SiteSettings:
     if not file.exists():
         return SiteSettings()
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        settings = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
         if isinstance(settings, dict) and settings.get("audit") is False:
             settings["audit"] = OFF  # which YAML reads as no
         return load(SiteSettings, settings, "site.yaml: ")

@@ -12,6 +12,7 @@ from client.site import read_settings
 from shared.accounting import RDP, epsilon
 from shared.config import Study
 from shared.privacy import PrivacyPlan
+from shared.text import printable
 
 _UNIT = "a patient with all visits, both eyes and the record; two cohorts are compared that differ in one patient"
 
@@ -78,8 +79,6 @@ def print_statement(stated: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from client.review import printable
 
     table = Table("Study", "Stage", "Messages", "Steps", "ε alone", "Patients", "Last", box=None, padding=(0, 2, 0, 0))
     for stage in stated["stages"]:

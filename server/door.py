@@ -72,7 +72,7 @@ from shared.logs import log_to
 from shared.memory import keep_freed
 from shared.processes import end_with_parent
 
-REQUEST_LIMIT_BYTES = 16 * 2**20  # Flower sends arrays in pieces of 5 MiB
+REQUEST_LIMIT_BYTES = 16 * 2**20  # the largest piece that a site or Flower sends, with room
 PARTS_LIMIT = 20_000  # of one reply; a model has a few hundred tensors
 _ENROLMENTS_S = 1.0
 _HOLD_S = 2.0  # for which a site's question for a task waits

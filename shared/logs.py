@@ -13,6 +13,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+from shared.text import printable
+
 _OURS = ("shared", "client", "server", "simulation")
 _FILE_BYTES, _FILES = 20 * 2**20, 5
 
@@ -39,8 +41,7 @@ class _JsonLines(_Formatter):
 
 class _PlainLines(_Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        # Names come from others: what is not printable could rewrite the terminal.
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().formatMessage(record))
+        return printable(super().formatMessage(record))
 
 
 class _SharedFile(RotatingFileHandler):

@@ -59,13 +59,14 @@ def review(study: StudyName = "", folder: Site = HERE) -> None:
     from client.approvals import latest_approved, short
     from client.review import review as explain
     from client.review import standing
+    from client.site import read_settings
     from client.spending import outlook
     from shared.knobs import digest
 
     key, found = _key_and_study(folder, study)
     public = key.public_key()
     decided, previous = standing(folder, public, found), latest_approved(folder, public)
-    for line in explain(found, decided, previous, outlook(folder, found)):
+    for line in explain(found, decided, previous, read_settings(folder), outlook(folder, found)):
         typer.echo(line)
     typer.echo(f"\nNext: fedretina site approve {short(digest(found))} --site {folder}, or refuse")
 
@@ -82,7 +83,7 @@ def approve(
 ) -> None:
     """Lets a study be done here, exactly as it is, by the code that is installed now."""
     from client.approvals import APPROVED, decide, short
-    from client.review import printable
+    from shared.text import printable
 
     key, found = _key_and_study(folder, study)
     decision = decide(folder, key, found, APPROVED, days, max_epsilon=max_epsilon)
@@ -100,7 +101,7 @@ def approve(
 def refuse(study: StudyName = "", folder: Site = HERE) -> None:
     """Tells the coordinator that a study will not be done here."""
     from client.approvals import REFUSED, decide, short
-    from client.review import printable
+    from shared.text import printable
 
     key, found = _key_and_study(folder, study)
     decision = decide(folder, key, found, REFUSED)
@@ -113,7 +114,7 @@ def revoke(study: StudyName = "", folder: Site = HERE) -> None:
     """Takes an approval back: the study is refused here, and what is being done for it is not sent."""
     from client.approvals import revoke as take_back
     from client.approvals import short
-    from client.review import printable
+    from shared.text import printable
 
     key, found = _key_and_study(folder, study)
     decision = take_back(folder, key, found)

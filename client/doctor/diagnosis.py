@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from client.doctor import coordinator, folder, machine, packages
+from client.doctor import coordinator, folder, ledgers, machine, packages
 from client.doctor.finding import FAIL, OK, WARN, Finding, fail, to_plain
 
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -25,6 +25,7 @@ def diagnose(site_folder: Path) -> list[Finding]:
             ("site folder", lambda: _contract(site_folder)),
             ("processes", lambda: folder.lock_findings(site_folder)),
             ("approvals", lambda: _approvals(site_folder)),
+            ("ledgers", lambda: ledgers.ledger_findings(site_folder)),
             ("membership", lambda: coordinator.look(site_folder)),
         ]
     else:

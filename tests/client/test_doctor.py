@@ -20,10 +20,16 @@ from client.doctor import coordinator, folder, machine, packages
 from client.doctor.coordinator import Answer, ask, coordinator_findings, membership_findings
 from client.doctor.diagnosis import as_json, diagnose, print_table
 from client.doctor.finding import FAIL, OK, WARN, Finding, exit_code, fail, ok, warn
-from client.membership import KIT, PRIVATE_KEY, make_keys
+from client.doctor.ledgers import ledger_findings
+from client.egress import EGRESS, Egress, open_egress
+from client.ledger import LEDGER, accounted, entries, spent
+from client.membership import KIT, PRIVATE_KEY, make_keys, own_key
+from shared.accounting import Release
 from shared.code import code_digest
 from shared.files import write_atomic
+from shared.messages import Task
 from shared.site_folder import SiteFolder
+from tests.client.plans import DELTA, StagePlan, follow
 from tests.factories import make_study
 from tests.memberships import NOW, keyed_site, make_kit
 from tests.server.links import free_port, link
@@ -385,3 +391,51 @@ def test_the_table_and_the_json_say_the_same(capsys: pytest.CaptureFixture[str])
     assert [line.split()[0] for line in lines[1:]] == [FAIL, WARN, OK]  # problems first
     assert "[red]flwr[/red] is missing" in lines[1]
     assert [entry["problem"] for entry in json.loads(as_json(findings))] == [finding.problem for finding in findings]
+
+
+# Ledgers
+
+
+@pytest.fixture
+def spender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site that has begun both ledgers and spent some of its patients' privacy."""
+    site = keyed_site(tmp_path / "north")[0].path
+    follow(monkeypatch, StagePlan({"survey": Release(5.0, 1.0, 1)}))
+    Egress(site, own_key(site), "north")
+    with accounted(site, Task(make_study(), "survey", 0, 0, "", None, {}), float("inf")):
+        pass
+    return site
+
+
+def test_a_site_that_sent_nothing_has_no_ledgers(tmp_path: Path) -> None:
+    assert only(ledger_findings(tmp_path)).state == OK
+
+
+def test_whole_ledgers_with_budget_left_are_well(spender: Path) -> None:
+    assert states(ledger_findings(spender)) == [OK, OK]
+
+
+@pytest.mark.parametrize("name", [EGRESS, LEDGER])
+def test_a_ledger_that_others_can_read_is_found(spender: Path, name: str) -> None:
+    (spender / name).chmod(0o640)
+    found = [finding for finding in ledger_findings(spender) if finding.state == FAIL]
+    assert "0640" in only(iter(found)).problem
+
+
+def test_a_changed_and_a_missing_ledger_are_found(spender: Path) -> None:
+    with open_egress(spender) as connection:
+        connection.execute("UPDATE departures SET content = replace(content, 'begun', 'ended')")
+    assert states(ledger_findings(spender)) == [FAIL, OK]
+    (spender / EGRESS).unlink()
+    assert "missing" in next(ledger_findings(spender)).problem
+
+
+def test_what_is_no_ledger_is_found(spender: Path) -> None:
+    (spender / LEDGER).write_bytes(b"no database")
+    assert only(ledger_findings(spender)).state == FAIL
+
+
+def test_a_budget_that_is_nearly_spent_is_told_early(spender: Path) -> None:
+    used = spent(entries(spender), DELTA)
+    (spender / "site.yaml").write_text(f"delta_cap: {DELTA:f}\nepsilon_cap: {used / 0.95}\n")
+    assert [finding.check for finding in ledger_findings(spender) if finding.state == WARN] == ["privacy budget"]

@@ -16,6 +16,7 @@ from client.cli import site as site_commands
 from client.database import transaction
 from client.ledger import LEDGER, BudgetError, accounted, entries, forecast, spent
 from client.review import review
+from client.site import SiteSettings
 from client.spending import outlook, statement
 from shared.accounting import Release, epsilon
 from shared.config import Study
@@ -269,7 +270,7 @@ def test_the_review_says_what_the_study_plans_and_where_the_ledger_would_be(
     release(north, task(number=1))
     then = forecast(north, STUDY)
     assert then == epsilon([COST] * 5, DELTA)
-    text = " ".join("\n".join(review(STUDY, "", None, outlook(north, STUDY))).split())
+    text = " ".join("\n".join(review(STUDY, "", None, SiteSettings(), outlook(north, STUDY))).split())
     assert f"ε = {plan.epsilon:.3g} at δ = 1e-05 for each patient" in text
     assert "no bound for what leaves in survey" in text
     assert f"after the whole study it would be {then:.3g}, of 10 that site.yaml allows" in text

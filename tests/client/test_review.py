@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from client import approvals
 from client.approvals import APPROVED, REFUSED, NotApprovedError, accept, decide, revoke
-from client.review import changes, printable, review, standing
+from client.review import changes, review, standing
+from client.site import OFF, VETO, WARN, SiteSettings
 from shared.code import code_digest
 from shared.config import Study
 from shared.keys import new_key
@@ -28,7 +29,7 @@ DIABETES_FEATURE = {"name": "diabetes", "codes": [DIABETES]}
 
 
 def text(study: Study, previous: Study | None = None) -> str:
-    return "\n".join(review(study, "not decided", previous))
+    return "\n".join(review(study, "not decided", previous, SiteSettings()))
 
 
 def section(study: Study, title: str) -> str:
@@ -45,6 +46,16 @@ def test_it_names_study_code_and_every_input() -> None:
     assert "within 365 days before the scan" in section(STUDY, "What it does here")
     assert "convnext_atto" in section(STUDY, "What leaves the site")
     assert "after each of 2 training rounds" in section(STUDY, "What leaves the site")
+
+
+@pytest.mark.parametrize(
+    ("audit", "words"),
+    [(OFF, "no update is attacked"), (WARN, "log says so"), (VETO, "withheld where surely more than 7%")],
+)
+def test_it_says_what_the_site_does_to_an_update_before_it_leaves(audit: str, words: str) -> None:
+    settings = SiteSettings(audit=audit, audit_tpr_limit=0.07)
+    assert words in " ".join(" ".join(review(STUDY, "not decided", None, settings)).split())
+    assert "attacked" not in " ".join(review(make_study({"finetune.rounds": 0}), "not decided", None, settings))
 
 
 def test_what_is_not_read_is_not_named() -> None:
@@ -209,11 +220,6 @@ def test_the_standing_says_approved_exactly_when_the_gate_opens(
 
 @given(st.text(max_size=60))
 def test_a_name_cannot_deceive_who_reads_the_review(name: str) -> None:
-    lines = review(make_study({"name": name}), "not decided", STUDY)
+    lines = review(make_study({"name": name}), "not decided", STUDY, SiteSettings())
     assert all(line.isprintable() for line in lines)
     assert sum(line.startswith("  - at this site:") for line in lines) == 1
-
-
-@given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"])))
-def test_plain_text_is_shown_as_it_is(plain: str) -> None:
-    assert printable(plain) == plain

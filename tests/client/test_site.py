@@ -25,6 +25,12 @@ def test_the_file_decides(tmp_path: Path) -> None:
     assert read_settings(tmp_path) == SiteSettings(quarantine_limit=0.5)
 
 
+@pytest.mark.parametrize("text", ["1e-5", "1E-05", "1.0e-5", "0.00001", ".1e-4"])
+def test_a_small_number_may_be_written_as_everyone_does(tmp_path: Path, text: str) -> None:
+    (tmp_path / "site.yaml").write_text(f"delta_cap: {text}\n")
+    assert read_settings(tmp_path).delta_cap == 1e-5
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -33,6 +39,7 @@ def test_the_file_decides(tmp_path: Path) -> None:
         ("quarantine_limit: much", "site.yaml: quarantine_limit must be of type float, got 'much'"),
         ("device: gpu", "site.yaml: device must be one of cpu, cuda, mps, got 'gpu'"),
         ("[1]", "site.yaml"),
+        ("delta_cap: 1.2.3e4", "site.yaml: delta_cap must be of type float, got '1.2.3e4'"),
         ("a: [", "site.yaml must be valid YAML"),
     ],
 )
