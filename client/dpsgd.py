@@ -87,8 +87,7 @@ class PatientGradients:
         )
         for gradients in self._of_patients(objective, weights, rows, generator):
             for name, weight in weights.items():
-                # What is not finite counts nothing: it would make the whole sum so.
-                weight.grad_sample = gradients[name].nan_to_num_(0.0, 0.0, 0.0)  # type: ignore[attr-defined]
+                weight.grad_sample = gradients[name]  # type: ignore[attr-defined]
             optimizer.clip_and_accumulate()
         optimizer.add_noise()
         optimizer.scale_grad()
@@ -109,18 +108,24 @@ class PatientGradients:
         _, patient, count = np.unique(self._subjects[rows], return_inverse=True, return_counts=True)
         patient_of_row = torch.from_numpy(patient).to(device)
         share = torch.from_numpy((1.0 / count)[patient]).to(device, torch.float32)
+        mean = torch.zeros(len(count), len(rows), device=device)  # of each patient's rows, as a matrix
+        mean[patient_of_row, torch.arange(len(rows), device=device)] = share
         total = {name: weight.new_zeros(len(count), *weight.shape) for name, weight in weights.items()}
         batch = self._take(rows).to(device)
         for at, examples in batch.alike():
             prepared = objective.prepare(examples, generator)
             if not prepared.tensors():  # nothing was seen of these
                 continue
-            found = example_gradients(objective, weights, prepared, self._stage.precision)
+            # What is not finite counts nothing: it would make the whole sum so, and the means of other patients.
+            found = {
+                name: gradients.nan_to_num(0.0, 0.0, 0.0)
+                for name, gradients in example_gradients(objective, weights, prepared, self._stage.precision).items()
+            }
             if len(at) == len(rows) == len(count):  # one example of each patient, all alike
                 return found
             for name, gradients in found.items():
-                shared = gradients * share[at].view(-1, *[1] * (gradients.ndim - 1))
-                total[name].index_add_(0, patient_of_row[at], shared)
+                flat = gradients.reshape(len(at), -1)
+                total[name] += (mean[:, at] @ flat).view_as(total[name])
         return total
 
 
