@@ -7,8 +7,9 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 
-from shared.accounting import RDP, Release, epsilon
+from shared.accounting import _ORDERS, RDP, Release, _divergences, epsilon
 
 DELTA = 1e-5
 
@@ -50,6 +51,19 @@ def test_releases_of_all_patients_and_of_samples_compose() -> None:
 def test_the_looser_bound_is_not_below_the_stated_one() -> None:
     history = [Release(1.1, 0.05, 300)]
     assert epsilon(history, DELTA, RDP) > epsilon(history, DELTA) > 0.0
+
+
+@pytest.mark.filterwarnings("ignore:Optimal order is the")
+@pytest.mark.parametrize("rate", [0.002, 0.1, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.6, 2.0, 30.0])
+def test_the_looser_bound_is_that_of_the_papers_series(noise: float, rate: float) -> None:
+    orders = [1.5, 4.0, 9.9, 12.0, 63.0, 1024.0]
+    ours = dict(zip(_ORDERS, _divergences(noise, rate), strict=True))
+    series = compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=orders)
+    assert [ours[order] for order in orders] == pytest.approx(list(series), rel=1e-5, abs=1e-13)
+    for steps in (1, 100):
+        theirs = get_privacy_spent(orders=list(_ORDERS), rdp=steps * _divergences(noise, rate), delta=DELTA)[0]
+        assert epsilon([Release(noise, rate, steps)], DELTA, RDP) == pytest.approx(max(theirs, 0.0))
 
 
 def test_what_protects_nobody_is_bounded_too() -> None:
