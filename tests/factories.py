@@ -121,11 +121,26 @@ class Tables:
         content: bytes | None = None,
     ) -> str:
         """Put a scan in the index and its file beside it; returns the image id."""
+        row = self.file_of(len(self.images), subject, modality, eye, time, pair, content)
+        self.images = pd.DataFrame([*self.images.to_dict("records"), row])
+        return str(row["image_id"])
+
+    def file_of(
+        self,
+        number: int,
+        subject: int,
+        modality: str,
+        eye: str = "R",
+        time: object = VISIT,
+        pair: str | None = None,
+        content: bytes | None = None,
+    ) -> dict[str, Any]:
+        """Put the file of a scan there; returns what is the row ``number`` of the index, for whoever adds many."""
         image_id = f"image-{len(self.files):03d}"
-        content = encode_image(make_pixels(len(self.images))) if content is None else content
+        content = encode_image(make_pixels(number)) if content is None else content
         path = f"{subject}/{image_id}.png"
         self.files[path] = content
-        row = {
+        return {
             "image_id": image_id,
             "subject_id": subject,
             "eye": eye,
@@ -141,8 +156,6 @@ class Tables:
             "sha256": hashlib.sha256(content).hexdigest(),
             "quality": None,
         }
-        self.images = pd.DataFrame([*self.images.to_dict("records"), row])
-        return image_id
 
 
 def empty_site(name: str = "north") -> Tables:
@@ -175,6 +188,7 @@ def small_site(
     tables = empty_site(name)
     subjects = range(first, first + patients)
     rows: list[EventRow] = []
+    scans: list[dict[str, Any]] = []
     for subject in subjects:
         rows.append((subject, "1950-01-01", "MEDS_BIRTH", None))
         rows.append((subject, None, MALE if subject % 2 else "SEX//F", None))
@@ -182,7 +196,10 @@ def small_site(
         if subject % 3 == 0:
             rows.append((subject, VISIT - pd.Timedelta(days=300), f"{DIABETES}.9", None))
         for modality in modalities:
-            tables.add_image(subject, modality, pair=f"pair-{subject}" if len(modalities) > 1 else None)
+            pair = f"pair-{subject}" if len(modalities) > 1 else None
+            scans.append(tables.file_of(len(scans), subject, modality, pair=pair))
+    if scans:
+        tables.images = pd.DataFrame(scans)
     tables.events = make_events(rows)
     known = list(subjects)[: patients if labelled is None else labelled]
     tables.labels["detection"] = make_labels([(subject, VISIT, subject % 2 == 0) for subject in known])
