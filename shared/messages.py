@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -141,6 +142,12 @@ def task_content(task: Task) -> RecordDict:
     return RecordDict({ARRAYS: encode_weights(task.weights), CONFIG: config})
 
 
+@lru_cache(maxsize=16)
+def _study(text: str) -> Study:
+    """What is said in every task of a study is read once."""
+    return from_json(Study, text)
+
+
 def decode_task(content: RecordDict) -> Task:
     """The inverse of ``task_content``.
 
@@ -154,7 +161,7 @@ def decode_task(content: RecordDict) -> Task:
         remedy = "Install the same version of fedretina at the coordinator and the site."
         raise MessageError("task.protocol", f"must be {PROTOCOL}", value=config["protocol"], remedy=remedy)
     try:
-        study = from_json(Study, _field(config, "study", str))
+        study = _study(_field(config, "study", str))
         text = _field(config, "statistics", str)
         statistics = from_json(Statistics, text) if text else None
     except ConfigError as error:
@@ -484,10 +491,11 @@ def _decode_scores(metrics: MetricRecord) -> Scores:
     counts = {}
     for name in ("positives", "negatives"):
         values = metrics.get(name)
+        found = np.array(values if isinstance(values, list) else None)
         # The bound keeps sums over all bins and sites far from overflow.
-        if not isinstance(values, list) or not all(isinstance(v, int) and abs(v) < 2**31 for v in values):
+        if found.dtype != np.int64 or not found.size or found.max() >= 2**31 or found.min() <= -(2**31):
             raise MessageError(f"reply.{name}", "must be a list of counts", value=type(values).__name__)
-        counts[name] = np.array(values, dtype=np.int64)
+        counts[name] = found
     scores = Scores(counts["positives"], counts["negatives"], _number(metrics, "log-loss"), _number(metrics, "squares"))
     scores.check("reply")
     return scores

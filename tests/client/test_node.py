@@ -28,6 +28,7 @@ from shared.errors import MessageError, SiteError
 from shared.files import write_atomic
 from shared.messages import AWAITS_APPROVAL, FAILED_AT_SITE, Task, decode_survey, task_content
 from simulation.grid import LocalGrid
+from tests.e2e.nursery import python
 from tests.factories import make_study, small_site
 from tests.memberships import make_kit
 
@@ -122,6 +123,7 @@ def worker_program(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
 
 
 ANSWERS = """
+import os, sys
 from pathlib import Path
 from client.parcels import INBOX, OUTBOX, Parcel
 from flwr.app import Message
@@ -136,8 +138,22 @@ for _ in sys.stdin:
 """
 
 
+def answering_worker(folder: Path, monkeypatch: pytest.MonkeyPatch, first: str = "") -> None:
+    """Let the node start a worker that answers each task with a survey."""
+    as_module(folder, monkeypatch, "answers", first + ANSWERS)
+    monkeypatch.setattr(sys, "executable", python())
+    monkeypatch.setattr(node._Worker, "ARGUMENTS", ("-m", "answers"))
+
+
+def as_module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, program: str) -> None:
+    """A program that a new process finds as a module of this name."""
+    (folder.parent / f"{name}.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(folder.parent))
+
+
 def test_a_message_is_done_by_the_worker_and_answered(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real worker: a process of its own, which asks the gate and the store."""
+    monkeypatch.setattr(sys, "executable", python())
     decide(north, own_key(north), STUDY, APPROVED)
     message = survey_message(north)
     coordinator = Coordinator(message)
@@ -152,7 +168,7 @@ def test_a_message_is_done_by_the_worker_and_answered(north: Path, monkeypatch: 
 
 
 def test_one_warm_worker_does_all(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker_program(monkeypatch, "open(os.path.join(sys.argv[1], 'started'), 'a').write('x')\n" + ANSWERS)
+    answering_worker(north, monkeypatch, "import os, sys\nopen(os.path.join(sys.argv[1], 'started'), 'a').write('x')\n")
     coordinator = Coordinator(*(survey_message(north) for _ in range(3)))
     with Service(north, coordinator, monkeypatch) as service:
         service.until(lambda: len(coordinator.replies) == 3)
@@ -185,8 +201,8 @@ def test_a_worker_that_ends_twice_over_a_task_is_answered_by_that(
 
 
 def test_a_worker_that_ends_once_gets_another_chance(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    once = "mark = os.path.join(sys.argv[1], 'tried')\nif not os.path.exists(mark): open(mark, 'w'); os.abort()\n"
-    worker_program(monkeypatch, once + ANSWERS)
+    mark = "import os, sys\nmark = os.path.join(sys.argv[1], 'tried')\n"
+    answering_worker(north, monkeypatch, mark + "if not os.path.exists(mark): open(mark, 'w'); os.abort()\n")
     coordinator = Coordinator(survey_message(north))
     with Service(north, coordinator, monkeypatch) as service:
         service.until(lambda: bool(coordinator.replies))
@@ -204,7 +220,7 @@ def test_work_that_is_no_longer_wanted_is_ended(north: Path, monkeypatch: pytest
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid.read_text()), 0)
         coordinator.wanted = lambda: True
-        worker_program(monkeypatch, ANSWERS)
+        answering_worker(north, monkeypatch)
         coordinator.messages.append(survey_message(north))
         service.until(lambda: bool(coordinator.replies))
 
@@ -218,7 +234,7 @@ def test_a_site_that_is_stopped_keeps_its_task_for_when_it_comes_back(
         service.until(lambda: (north / "pid").exists())
     assert Parcel(north / INBOX).is_there
     assert coordinator.replies == []
-    worker_program(monkeypatch, ANSWERS)
+    answering_worker(north, monkeypatch)
     with Service(north, coordinator, monkeypatch) as service:
         service.until(lambda: bool(coordinator.replies))
 
@@ -242,7 +258,7 @@ def test_a_reply_that_was_not_sent_is_sent_without_doing_the_work_again(
 def test_a_message_that_comes_to_nothing_does_not_stop_the_site(
     north: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
-    worker_program(monkeypatch, ANSWERS)
+    answering_worker(north, monkeypatch)
     coordinator = Coordinator(survey_message(north))
     coordinator.troubles = [trouble]
     with Service(north, coordinator, monkeypatch) as service:
@@ -257,7 +273,7 @@ def test_a_damaged_message_is_dropped(north: Path, monkeypatch: pytest.MonkeyPat
         Parcel(north / OUTBOX).clear()
     for file in (north / damaged).iterdir():
         file.write_bytes(b"\xff")
-    worker_program(monkeypatch, ANSWERS)
+    answering_worker(north, monkeypatch)
     later = survey_message(north)
     coordinator = Coordinator(later)
     with Service(north, coordinator, monkeypatch) as service:
@@ -266,7 +282,7 @@ def test_a_damaged_message_is_dropped(north: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_coordinator_that_is_away_is_tried_again(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker_program(monkeypatch, ANSWERS)
+    answering_worker(north, monkeypatch)
     coordinator = Coordinator(survey_message(north))
     coordinator.troubles = [UnreachableError("c:1", "must be reachable") for _ in range(3)]
     with Service(north, coordinator, monkeypatch) as service:
@@ -282,7 +298,7 @@ def test_who_is_not_admitted_ends_and_says_so(north: Path, monkeypatch: pytest.M
 
 
 def test_one_process_serves_a_folder(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker_program(monkeypatch, ANSWERS)
+    answering_worker(north, monkeypatch)
     coordinator = Coordinator(survey_message(north))
     with Service(north, coordinator, monkeypatch) as service:
         service.until(lambda: bool(coordinator.replies))
@@ -363,13 +379,14 @@ def test_a_message_that_was_damaged_on_disk_is_answered_by_that(north: Path) -> 
     assert Parcel(north / OUTBOX).load().error.reason == "the message was damaged on the site's disk"
 
 
-def test_what_a_library_prints_is_no_answer(north: Path) -> None:
+def test_what_a_library_prints_is_no_answer(north: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import os, sys; from client import worker\n"
         "worker.work = lambda folder: (print('done'), os.system('echo done'))\n"
         "sys.argv = ['worker', sys.argv[1], str(os.getppid())]; worker.main()"
     )
-    command = [sys.executable, "-c", program, str(north)]
+    as_module(north, monkeypatch, "printing", program)
+    command = [python(), "-m", "printing", str(north)]
     found = subprocess.run(command, input=b"work\nwork\n", capture_output=True, cwd=ROOT, timeout=60, check=False)
     assert found.returncode == 0, found.stderr
     assert found.stdout == b"done\ndone\n"  # one for each time that it was asked
@@ -378,7 +395,7 @@ def test_what_a_library_prints_is_no_answer(north: Path) -> None:
 
 def test_a_worker_leaves_it_to_the_node_when_it_ends(north: Path) -> None:
     """Ctrl-C and systemd's SIGTERM reach both."""
-    command = [sys.executable, "-m", "client.worker", str(north), str(os.getpid())]
+    command = [python(), "-m", "client.worker", str(north), str(os.getpid())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdin is not None
         assert process.stdout is not None
