@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -173,12 +173,29 @@ class SiteStore:
 def open_store(path: Path, study: Study) -> SiteStore:
     """Read, check and decode a site folder for a study; kept for the life of the process.
 
+    Studies that differ only in how they learn have one store, as long as the folder stays as it is.
+
     Raises:
         SiteError: the folder breaks the contract, contradicts the study, or has too many unreadable scans.
     """
-    folder, settings = SiteFolder(path), read_settings(path)
     tables = _digest_of_tables(path, study.task.name)
     _check(path, tables)
+    # All of the study that is asked for here; the rest is as in any study.
+    of_data = Study(
+        seed=study.seed,
+        modalities=study.modalities,
+        task=study.task,
+        images=study.images,
+        features=study.features,
+        splits=study.splits,
+    )
+    settings = read_settings(path)
+    return replace(_read(path, of_data, settings.quarantine_limit, tables), settings=settings)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, study: Study, quarantine_limit: float, tables: str) -> SiteStore:
+    folder = SiteFolder(path)
     dataset, events = folder.dataset(), folder.events()
     horizon = dataset.horizons_days.get(study.task.name, study.task.horizon_days)
     if horizon != study.task.horizon_days:
@@ -190,7 +207,7 @@ def open_store(path: Path, study: Study) -> SiteStore:
     scan_subjects, scan_splits = np.empty(0, dtype=np.int64), np.empty(0, dtype=object)
     if study.image_modalities:
         pixels = open_pixels(folder, study.images.height, study.images.width)
-        _check_quarantine(pixels, settings, dataset.site)
+        _check_quarantine(pixels, quarantine_limit, dataset.site)
         eyes = _eyes(pixels.table, study)
         scans = {name: eyes[name.upper()].to_numpy(np.int64) for name in study.image_modalities}
         scan_subjects = eyes["subject_id"].to_numpy(np.int64)
@@ -206,7 +223,7 @@ def open_store(path: Path, study: Study) -> SiteStore:
     readable = "" if pixels is None else "\n".join(sorted(pixels.table["image_id"].astype(str)))
     return SiteStore(
         name=dataset.site,
-        settings=settings,
+        settings=SiteSettings(),  # those of the moment come with the store
         pixels=pixels,
         data_digest=hashlib.sha256(f"{tables}\n{readable}".encode()).hexdigest(),
         subjects=np.union1d(events["subject_id"].to_numpy(np.int64), index["subject_id"].to_numpy(np.int64)),
@@ -244,12 +261,12 @@ def _digest_of_tables(path: Path, task: str) -> str:
     return found.hexdigest()
 
 
-def _check_quarantine(pixels: Pixels, settings: SiteSettings, site: str) -> None:
+def _check_quarantine(pixels: Pixels, limit: float, site: str) -> None:
     bad, total = len(pixels.quarantined), len(pixels.quarantined) + len(pixels.table)
-    if bad > settings.quarantine_limit * total:
+    if bad > limit * total:
         for scan in pixels.quarantined.itertuples():  # here only: a file's name may name a patient
             log.warning("%s %s", scan.path, scan.reason)
-        rule = f"must be at most {settings.quarantine_limit:.0%} of all (site.yaml: quarantine_limit)"
+        rule = f"must be at most {limit:.0%} of all (site.yaml: quarantine_limit)"
         remedy = "The log of the site names them."
         raise OwnDataError(f"site {site}: unreadable scans", rule, value=bad, remedy=remedy)
 

@@ -24,6 +24,7 @@ from shared.errors import ConfigError, FedretinaError, KeyFileError, SiteError
 from shared.files import write_atomic
 from shared.keys import fingerprint
 from shared.knobs import digest, to_json
+from tests.e2e.nursery import python
 from tests.factories import empty_site, make_study
 from tests.memberships import keyed_site, make_kit, make_task
 
@@ -49,7 +50,7 @@ def verdict(folder: Path, study: Study = STUDY) -> str:
 
 
 def fedretina(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fedretina", "site", *arguments]
+    command = [python(), "-m", "fedretina", "site", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -178,7 +179,7 @@ def test_an_error_is_one_line_and_exit_code_2(north: Path) -> None:
 def test_a_site_that_serves_ends_when_it_is_asked_to(north: Path, number: signal.Signals) -> None:
     """The coordinator is not there: the site waits for it, says so, and stops at once all the same."""
     write_atomic(north / KIT, make_kit("north", own_key(north), datetime.now(UTC)).to_json().encode())
-    command = [sys.executable, "-m", "fedretina", "site", "start", "--site", str(north)]
+    command = [python(), "-m", "fedretina", "site", "start", "--site", str(north)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = process.stderr.readline()

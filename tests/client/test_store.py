@@ -354,3 +354,21 @@ def test_a_pooled_case_is_the_case_of_its_site(cohort: Built, tmp_path: Path) ->
             np.testing.assert_array_equal(here.images[name], there.images[name])
         np.testing.assert_array_equal(here.clinical, there.clinical)
         assert here.labels == there.labels
+
+
+def test_studies_that_differ_in_how_they_learn_read_a_site_once(site: SiteFolder) -> None:
+    one, other = (open_store(site.path, make_study({"finetune.rounds": rounds})) for rounds in (1, 2))
+    assert other.clinical is one.clinical
+    assert other.pixels is one.pixels
+    assert list(open_store(site.path, make_study({"seed": 2})).case_splits) != list(one.case_splits)
+
+
+def test_a_site_that_changed_is_read_anew_for_the_next_study(site: SiteFolder) -> None:
+    before = open_store(site.path, make_study())
+    everyone = pd.DataFrame({"subject_id": before.subjects, "split": "train"})
+    write_table(site.path / "subject_splits.parquet", everyone, SUBJECT_SPLITS)
+    (site.path / "site.yaml").write_text("smallest_cell: 7\n", encoding="utf-8")
+    after = open_store(site.path, make_study({"finetune.rounds": 2}))
+    assert set(before.case_splits) > set(after.case_splits) == {"train"}
+    assert after.data_digest != before.data_digest
+    assert (before.settings.smallest_cell, after.settings.smallest_cell) == (5, 7)

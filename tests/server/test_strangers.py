@@ -9,7 +9,6 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -61,6 +60,7 @@ from server.grid import LinkGrid, running_grid
 from server.link import is_awaited
 from shared.errors import KeyFileError
 from shared.keys import PrivateKey, new_key, public_pem
+from tests.e2e.nursery import python
 from tests.server.links import SMALL, Link, answer, free_port, link, pulled, take_part, task, wait_for
 
 
@@ -326,7 +326,7 @@ def link_process(folder: Path) -> Iterator[int]:
     """The real process that serves sites."""
     port = free_port()
     init(folder, Settings(port=port))
-    command = [sys.executable, "-m", "server.door", str(folder), str(os.getpid())]
+    command = [python(), "-m", "server.door", str(folder), str(os.getpid())]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(lambda: is_open(port))
