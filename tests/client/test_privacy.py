@@ -15,7 +15,7 @@ import pytest
 from client import work
 from client.secret import SECRET
 from client.store import open_store
-from server.state import load_state
+from server.state import State, load_state
 from server.study import run_study
 from shared.config import FINETUNE, PRETRAIN, Study
 from shared.errors import SiteError
@@ -149,10 +149,19 @@ class _Stop(Exception):  # noqa: N818
     pass
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], State]:
+    """Two sites, and how their study ends."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    sites = [site_at(folder / "sites" / name) for name in ("north", "south")]
+    return sites, run_study(STUDY, LocalGrid(sites), folder / "whole")
+
+
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_private_study_that_was_interrupted_ends_as_one_that_was_not(tmp_path: Path, after: int) -> None:
-    sites = [site_at(tmp_path / "sites" / name) for name in ("north", "south")]
-    whole = run_study(STUDY, LocalGrid(sites), tmp_path / "whole")
+def test_a_private_study_that_was_interrupted_ends_as_one_that_was_not(
+    tmp_path: Path, uninterrupted: tuple[list[Path], State], after: int
+) -> None:
+    sites, whole = uninterrupted
     seen = 0
 
     def stop(record: object) -> None:
