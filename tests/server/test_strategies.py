@@ -79,7 +79,8 @@ def test_strategy_trains(tmp_path: Path, sites: list[Path], name: str) -> None:
 def test_strategies_differ(tmp_path: Path, sites: list[Path]) -> None:
     models = {}
     for name in ("fedavg", "fedavgm", "fedprox", "fedmedian", "fedtrimmedavg", "krum"):
-        study = clinical_study({"finetune.rounds": 2, "strategy": {"name": name, **SETTINGS[name]}})
+        changes = {"finetune.rounds": 1, "finetune.select": "last", "strategy": {"name": name, **SETTINGS[name]}}
+        study = clinical_study(changes)
         weights = run_study(study, LocalGrid(sites), tmp_path / name).weights
         models[name] = b"".join(weights[key].tobytes() for key in sorted(weights))
     assert len(set(models.values())) == len(models)
@@ -212,7 +213,7 @@ def test_sampling_follows_the_study_seed_and_leaves_the_global_generator_alone(
     tmp_path: Path, sites: list[Path]
 ) -> None:
     def asked(folder: str, seed: int) -> list[list[str]]:
-        changes = {"seed": seed, "finetune.rounds": 6, "strategy": {"fraction": 0.45}}
+        changes = {"seed": seed, "finetune.rounds": 6, "finetune.select": "last", "strategy": {"fraction": 0.45}}
         state = run_study(clinical_study(changes), LocalGrid(sites), tmp_path / folder)
         return [record.sites for record in state.records if record.stage == "finetune"]
 
