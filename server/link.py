@@ -12,8 +12,10 @@ import logging
 import os
 import time
 import warnings
+import zlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,12 +27,13 @@ from flwr.server.superlink.linkstate.utils import convert_sint64_values_in_dict_
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import NOOP_FEDERATION_ID, SQLITE_PRAGMAS
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.state.alembic.utils import run_migrations
 from flwr.supercore.state.schema.corestate_models import ObjectPushSessionRoot
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.state.schema.objectstore_models import ObjectChild, StoredObject
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
-from sqlalchemy import func, literal, select, update
+from sqlalchemy import Engine, func, literal, select, update
 
 from server.enrolment import Enrolment
 
@@ -40,6 +43,7 @@ _PRAGMAS = {
     "page_size": "65536",  # a model's parts are of megabytes; must come before the journal's mode
     "secure_delete": "FAST",  # in full, a model that is done with is written once more, as zeros
 }
+_LAYOUT = zlib.crc32(version("flwr").encode()) >> 1  # a positive number of 32 bits, which SQLite keeps with a database
 _LOOK_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ log = logging.getLogger(__name__)
 def open_link_state(database: Path) -> LinkState:
     """Flower's state of nodes, runs and messages, in a file that several processes of one user share."""
     vars(sql_mixin)["SQLITE_PRAGMAS"] = tuple((_PRAGMAS | dict(SQLITE_PRAGMAS) | _PRAGMAS).items())
+    vars(sql_mixin)["run_migrations"] = _lay_out
     if not database.exists():
         database.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(database, os.O_CREAT | os.O_WRONLY, 0o600))
@@ -57,6 +62,20 @@ def open_link_state(database: Path) -> LinkState:
         state = LinkStateFactory(str(database), NoOpFederationManager(), ObjectStoreFactory(str(database))).state()
     _write_seldom(_sql(state))
     return state
+
+
+def _lay_out(engine: Engine) -> None:
+    """Bring the tables up to date, once for each version of Flower.
+
+    Flower goes through all that it ever changed in them, twice whenever a state is opened, to find that nothing is to
+    be done: half a second, for which the sites wait when a process is started again.
+    """
+    with engine.connect() as connection:
+        if connection.exec_driver_sql("PRAGMA user_version").scalar() == _LAYOUT:
+            return
+    run_migrations(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"PRAGMA user_version = {_LAYOUT}")
 
 
 def _write_seldom(state: SqlLinkState) -> None:

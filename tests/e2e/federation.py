@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,9 +18,10 @@ from typing import Self
 from client.approvals import APPROVED, decide
 from client.membership import PUBLIC_KEY, join, make_keys, own_key
 from server import coordinator
-from server.coordinator import RunFolder, Settings, create_run, write_kit
+from server.coordinator import DATABASE, RunFolder, Settings, create_run, write_kit
 from server.enrolment import enrol
 from server.follow import ENDED, rounds
+from server.link import open_link_state
 from server.state import RoundRecord
 from shared.config import Study
 from shared.site_folder import SiteFolder
@@ -25,6 +30,17 @@ from tests.e2e.commands import command as typed
 
 _RESTART_S = 1.0
 _END_S = 20.0
+
+
+@lru_cache(maxsize=1)
+def _empty_database() -> bytes:
+    """Laid out once for all federations: Flower takes a second for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Path(folder, DATABASE)
+        open_link_state(database)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return database.read_bytes()
 
 
 class Federation:
@@ -40,6 +56,8 @@ class Federation:
         self.folder, self.coordinator = folder, folder / "coordinator"
         self.environment = {**os.environ, **(environment or {})}
         coordinator.init(self.coordinator, Settings(port=free_port()))
+        (self.coordinator / DATABASE).touch(mode=0o600)
+        (self.coordinator / DATABASE).write_bytes(_empty_database())
         self.sites = [borrow_site(source, folder / "sites" / source.name) for source in sources]
         for site in self.sites:
             self.admit(site)

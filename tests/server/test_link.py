@@ -18,9 +18,12 @@ from flwr.supercore import sql_mixin
 from flwr.supercore.constant import SQLITE_PRAGMAS
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supercore.state.alembic.utils import run_migrations
 from flwr.superlink.routers.fleet.router import router as flowers_router
 from flwr.superlink.servicer.fleet import fleet_handlers
+from sqlalchemy import Engine
 
+import server.link
 from client.parcels import Parcel
 from server.coordinator import DATABASE
 from server.door import _calls
@@ -150,6 +153,22 @@ def test_only_its_owner_reads_the_database(place: Link) -> None:
 
 def test_a_state_that_is_opened_again_knows_what_it_knew(place: Link, north: Member) -> None:
     assert site_names(open_link_state(place.folder / DATABASE)) == site_names(place.state)
+
+
+def test_tables_are_laid_out_once_for_each_version_of_flower(place: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[object] = []
+
+    def lay_out(engine: Engine) -> None:
+        laid_out.append(engine)
+        run_migrations(engine)
+
+    monkeypatch.setattr(server.link, "run_migrations", lay_out)
+    open_link_state(place.folder / DATABASE)
+    assert not laid_out
+    monkeypatch.setattr(server.link, "_LAYOUT", server.link._LAYOUT + 1)  # another version of Flower
+    for _ in range(2):
+        open_link_state(place.folder / DATABASE)
+        assert len(laid_out) == 1  # though nodes and messages, and their parts, are opened one by one
 
 
 def test_processes_wait_for_one_another_a_minute(place: Link) -> None:
