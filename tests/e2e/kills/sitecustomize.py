@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +73,25 @@ def wrapped(function: Callable[..., Any], place: int, call: int, when: str) -> C
     return dying
 
 
-def plant(module: Any, places: list[tuple[int, list[Any]]]) -> None:
-    """Wrap the functions of these places in their module, and wherever they were taken from it already."""
-    for place, (_, _, function, call, when, _) in places:
-        owner: Any = module
-        *parents, last = function.split(".")
-        for parent in parents:
-            owner = getattr(owner, parent)
-        whole = getattr(owner, last)
-        dying = wrapped(whole, place, call, when)
-        for holder in [owner, *sys.modules.values()]:
-            for name, value in list(getattr(holder, "__dict__", {}).items()):
-                if value is whole:
-                    setattr(holder, name, dying)
+def plant(modules: Iterable[Any]) -> None:
+    """Wrap the functions of the plan in these modules, and wherever they were taken from them already."""
+    whole_of: dict[int, Any] = {}  # what was wrapped first, by what it was wrapped in last
+    dying_of: dict[int, Any] = {}
+    for module in modules:
+        for place, (_, _, function, call, when, _) in places_in(module.__name__):
+            owner: Any = module
+            *parents, last = function.split(".")
+            for parent in parents:
+                owner = getattr(owner, parent)
+            present = getattr(owner, last)
+            dying = wrapped(present, place, call, when)
+            setattr(owner, last, dying)
+            whole = whole_of[id(dying)] = whole_of.get(id(present), present)
+            dying_of[id(whole)] = dying
+    for holder in list(sys.modules.values()):  # once for all: there are a hundred thousand names
+        for name, value in list(getattr(holder, "__dict__", {}).items()):
+            if id(value) in dying_of:
+                setattr(holder, name, dying_of[id(value)])
 
 
 def places_in(module: str) -> list[tuple[int, list[Any]]]:
@@ -97,8 +103,7 @@ class Finder(importlib.abc.MetaPathFinder):
     """Wraps functions of the plan as soon as their module is loaded, before anybody takes them from it."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        places = places_in(name)
-        if not places:
+        if not places_in(name):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
@@ -107,12 +112,12 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             load(module)
-            plant(module, places)
+            plant([module])
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 sys.meta_path.insert(0, Finder())
-for loaded in {entry[1] for entry in PLAN} & sys.modules.keys():  # where this process was forked from another
-    plant(sys.modules[loaded], places_in(loaded))
+# Where this process was forked from another.
+plant([sys.modules[name] for name in {entry[1] for entry in PLAN} & sys.modules.keys() if places_in(name)])
