@@ -93,6 +93,13 @@ class Federation:
         self._kept.append(kept)
         return kept
 
+    def wait_for_sites(self, timeout_s: float = 120.0) -> None:
+        """Wait until every site has been connected."""
+        logs, until = [self.folder / f"site-{site.name}.log" for site in self.sites], time.monotonic() + timeout_s
+        while not all(b"connected to" in log.read_bytes() for log in logs):
+            assert time.monotonic() < until, f"see {self.folder}"
+            time.sleep(0.05)
+
     def run(self, study: Study, timeout_s: float = 400.0) -> RunFolder:
         """Run a study to its end."""
         run = create_run(self.coordinator, study)

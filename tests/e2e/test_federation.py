@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from client.approvals import REFUSED, decide
 from client.membership import own_key
-from server.coordinator import FAILED, FINISHED, STOPPED, create_run
+from server.coordinator import FAILED, FINISHED, STOPPED, RunFolder, create_run
 from server.follow import rounds
 from shared.config import Study
 from simulation.rehearse import processes_of
@@ -20,6 +21,7 @@ from tests.factories import SYSTOLIC, make_study, small_site
 from tests.server.federations import clinical_sites, clinical_study
 
 PLANTED = ("Doe^Jane", "990017", "1950-01-01")  # a file's name, patients' numbers, a birth date
+TORN_TABLE = b"PAR1 Muster^Eva 880016 PAR1"
 
 
 def planted_sites(folder: Path) -> list[Path]:
@@ -46,17 +48,31 @@ def written(folder: Path) -> dict[Path, bytes]:
     }
 
 
-def test_nothing_that_names_a_patient_is_logged_or_leaves(tmp_path: Path) -> None:
-    study = make_study({"finetune.rounds": 2, "finetune.batch_size": 8})
-    federation = Federation(tmp_path / "real", planted_sites(tmp_path / "sources"))
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, RunFolder]:
+    """A federation after a run: two sites with planted patients, and one with a table that cannot be read."""
+    folder = tmp_path_factory.mktemp("told")
+    study = make_study({"finetune.rounds": 2, "finetune.batch_size": 8, "strategy.round_timeout_s": 120.0})
+    torn = small_site("torn", patients=12).write(folder / "sources" / "torn").path
+    federation = Federation(folder / "real", [*planted_sites(folder / "sources"), torn])
     for site in federation.sites:
         settings = (site / "site.yaml").read_text()
         (site / "site.yaml").write_text(settings + "quarantine_limit: 0.5\n")
+    events = federation.sites[2] / "events.parquet"
+    events.unlink()
+    events.write_bytes(TORN_TABLE)
     federation.approve(study)
     with federation:
         run = federation.run(study)
     assert run.status.status == FINISHED, run.status
-    everything = written(tmp_path / "real")
+    return federation, run
+
+
+def test_nothing_that_names_a_patient_is_logged_or_leaves(told: tuple[Federation, RunFolder]) -> None:
+    federation, run = told
+    (survey, *_) = rounds(run)
+    assert survey.sites == ["north", "south"]
+    everything = written(federation.folder)
     logs = [file for file in everything if "log" in file.name or "log" in file.parts]
     assert len(logs) >= 4
     assert any(file.is_relative_to(federation.coordinator / "runs") for file in everything)
@@ -65,21 +81,13 @@ def test_nothing_that_names_a_patient_is_logged_or_leaves(tmp_path: Path) -> Non
             assert planted.encode() not in content, (planted, file)
 
 
-def test_exceptions_text_reaches_no_log_and_not_the_coordinator(tmp_path: Path) -> None:
+def test_exceptions_text_reaches_no_log_and_not_the_coordinator(told: tuple[Federation, RunFolder]) -> None:
     """A library that cannot read a table may quote it."""
-    study = clinical_study({"strategy.gathering_timeout_s": 20.0, "strategy.round_timeout_s": 120.0})
-    federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources", count=2))
-    events = federation.sites[1] / "events.parquet"
-    events.unlink()
-    events.write_bytes(b"PAR1 Doe^Jane 990017 PAR1")
-    federation.approve(study)
-    with federation:
-        run = federation.run(study)
+    federation, run = told
     (survey, *_) = rounds(run)
-    assert run.status.status == FINISHED, run.status
-    assert list(survey.failed) == ["site-01"]
-    for file, content in written(tmp_path / "real").items():
-        assert b"Doe^Jane" not in content or file == events, file
+    assert list(survey.failed) == ["torn"]
+    (events,) = [file for file, content in written(federation.folder).items() if b"Muster^Eva" in content]
+    assert events == federation.sites[2] / "events.parquet"
 
 
 def long_study() -> Study:
@@ -92,7 +100,7 @@ def workers(federation: Federation) -> list[int]:
     return [process for process, command in processes_of(federation.folder).items() if "client.worker" in command]
 
 
-def test_stop_ends_the_training_at_the_sites_within_seconds(tmp_path: Path) -> None:
+def test_stop_ends_the_training_within_seconds_and_workers_end_with_their_site(tmp_path: Path) -> None:
     study = long_study()
     federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources", count=2))
     federation.approve(study)
@@ -107,6 +115,10 @@ def test_stop_ends_the_training_at_the_sites_within_seconds(tmp_path: Path) -> N
         assert time.monotonic() - started < 60  # of a round that takes an hour
         run.go_on()
         federation.wait(run, lambda: bool(workers(federation)))  # and it can go on
+    until = time.monotonic() + 10
+    while federation.processes() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert federation.processes() == []
 
 
 def busy(process: int) -> bool:
@@ -124,7 +136,7 @@ def busy(process: int) -> bool:
 
 def test_refused_or_changed_study_is_not_run_and_the_failure_is_told(tmp_path: Path) -> None:
     study = clinical_study(
-        {"strategy.gathering_timeout_s": 40.0, "strategy.start_sites": 2, "strategy.round_timeout_s": 120.0}
+        {"strategy.gathering_timeout_s": 15.0, "strategy.start_sites": 2, "strategy.round_timeout_s": 120.0}
     )
     federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources"))
     first, second, third = federation.sites
@@ -133,6 +145,7 @@ def test_refused_or_changed_study_is_not_run_and_the_failure_is_told(tmp_path: P
     changed = dataclasses.replace(study, finetune=dataclasses.replace(study.finetune, lr=0.5))
     federation.approve(changed, [third])
     with federation:
+        federation.wait_for_sites()  # else the time for gathering would have to do for starting them too
         run = federation.run(study)
     assert run.status.status == FAILED
     assert "must be >= 2, got 1" in run.status.reason
@@ -141,17 +154,3 @@ def test_refused_or_changed_study_is_not_run_and_the_failure_is_told(tmp_path: P
     assert "site-02: study 'tiny'" in run.status.reason
     for site in (second, third):
         assert not (site / "state" / "store").exists()  # no data was opened
-
-
-def test_workers_end_with_their_site(tmp_path: Path) -> None:
-    study = long_study()
-    federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources", count=1))
-    federation.approve(study)
-    run = create_run(federation.coordinator, study)
-    with federation:
-        federation.wait(run, lambda: len(rounds(run)) == 1)
-        federation.wait(run, lambda: bool(workers(federation)))
-    until = time.monotonic() + 10
-    while federation.processes() and time.monotonic() < until:
-        time.sleep(0.1)
-    assert federation.processes() == []

@@ -31,7 +31,7 @@ def test_sites_account_for_all_that_left_them(tmp_path: Path) -> None:
         }
     )
     plan = PrivacyPlan.of(study)
-    federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources", count=3))
+    federation = Federation(tmp_path / "real", clinical_sites(tmp_path / "sources", count=2))
     for site in federation.sites:
         (site / "site.yaml").write_text("epsilon_cap: 21.0\ndelta_cap: 0.001\nreleases: private\n")
     federation.approve(study)
