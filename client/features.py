@@ -37,14 +37,14 @@ def clinical_inputs(
     for feature in features.numeric:
         rows = events[(events["code"] == feature.code) & events["numeric_value"].notna()]
         rows = rows[rows["numeric_value"].between(feature.low, feature.high)]
-        newest = _newest(rows, cases, feature.lookback_days)
-        values.append(newest["numeric_value"].to_numpy(np.float64))
-        ages.append(newest["age_years"].to_numpy(np.float64))
+        newest, age_years = _newest(rows, cases, feature.lookback_days)
+        values.append(newest)
+        ages.append(age_years)
     codes = []
     for code_feature in features.codes:
         rows = events[matches(events["code"], code_feature.codes)]
-        newest = _newest(rows, cases, code_feature.lookback_days)
-        codes.append(newest["age_years"].notna().to_numpy(np.float64))
+        _, age_years = _newest(rows, cases, code_feature.lookback_days)
+        codes.append((~np.isnan(age_years)).astype(np.float64))
     inputs = np.stack([*values, *ages, *codes], axis=1).astype(np.float32)
     recorded = np.any([~np.isnan(column) for column in values] + [column > 0 for column in codes], axis=0)
     return inputs, recorded
@@ -67,31 +67,46 @@ def check_units(dataset: Dataset, events: pd.DataFrame, features: Features) -> N
             raise OwnDataError(f"events.parquet: {feature.code}", rule, value=f"{outside:.0%} outside", remedy=remedy)
 
 
-def _newest(rows: pd.DataFrame, cases: pd.DataFrame, lookback_days: int) -> pd.DataFrame:
-    """For each case the newest row strictly before the prediction time and within look-back.
+def _newest(
+    rows: pd.DataFrame, cases: pd.DataFrame, lookback_days: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each case value and age in years of the newest row strictly before the prediction time and within look-back.
 
-    Rows without a time (static, such as sex) hold for every time, with age 0, where no dated row serves.
+    Rows without a time (static, such as sex) hold for every time, with age 0, where no dated row serves. Both are NaN
+    where there is none.
     """
-    wanted = cases.assign(case=np.arange(len(cases))).sort_values("prediction_time", kind="stable")
-    dated = rows[rows["time"].notna()].sort_values("time", kind="stable")
-    merged = pd.merge_asof(
-        wanted,
-        dated[["subject_id", "time", "numeric_value"]],
-        left_on="prediction_time",
-        right_on="time",
-        by="subject_id",
-        allow_exact_matches=False,
-        tolerance=pd.Timedelta(days=lookback_days),
-    ).sort_values("case")
-    age_years = (merged["prediction_time"] - merged["time"]).dt.total_seconds() / _SECONDS_PER_YEAR
-    newest = pd.DataFrame({"numeric_value": merged["numeric_value"], "age_years": age_years})
-    newest = newest.reset_index(drop=True)
-    static = rows[rows["time"].isna()].drop_duplicates("subject_id").set_index("subject_id")
+    values, ages = np.full(len(cases), np.nan), np.full(len(cases), np.nan)
+    dated = rows[rows["time"].notna()]
+    if len(dated) and len(cases):
+        times, asked = dated["time"].to_numpy("datetime64[us]"), cases["prediction_time"].to_numpy("datetime64[us]")
+        order, place = _places_before(dated["subject_id"].to_numpy(), times, cases["subject_id"].to_numpy(), asked)
+        row = order[np.maximum(place, 0)]
+        passed = asked - times[row]
+        found = (place >= 0) & (passed <= np.timedelta64(lookback_days, "D"))
+        values[found] = dated["numeric_value"].to_numpy(np.float64)[row[found]]
+        ages[found] = passed[found].astype(np.int64) / 1_000_000 / _SECONDS_PER_YEAR
+    static = rows[rows["time"].isna()].drop_duplicates("subject_id").set_index("subject_id")["numeric_value"]
     if len(static):
-        fill = newest["age_years"].isna() & cases["subject_id"].isin(static.index)
-        newest.loc[fill, "age_years"] = 0.0
-        newest.loc[fill, "numeric_value"] = cases.loc[fill, "subject_id"].map(static["numeric_value"])
-    return newest
+        fill = np.isnan(ages) & cases["subject_id"].isin(static.index).to_numpy()
+        ages[fill] = 0.0
+        values[fill] = cases["subject_id"][fill].map(static)
+    return values, ages
+
+
+def _places_before(
+    subjects: NDArray[np.int64], times: NDArray[np.datetime64], whose: NDArray[np.int64], when: NDArray[np.datetime64]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows in order of subject and time, and for each case the place in it of its newest row; -1 where it has none.
+
+    One search in numbers that order as pairs do: several times as fast as to merge tables, for each of many features.
+    """
+    _, subject = np.unique(np.concatenate([subjects, whose]), return_inverse=True)
+    instants, instant = np.unique(np.concatenate([times, when]), return_inverse=True)
+    number = subject * len(instants) + instant
+    rows, asked = number[: len(subjects)], number[len(subjects) :]
+    order = np.argsort(rows, kind="stable")  # of several at one time the last
+    place = np.searchsorted(rows[order], asked, side="left") - 1
+    return order, np.where(subjects[order[np.maximum(place, 0)]] == whose, place, -1)
 
 
 def _age(events: pd.DataFrame, cases: pd.DataFrame) -> NDArray[np.float64]:
