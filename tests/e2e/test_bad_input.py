@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pandas as pd
@@ -131,13 +134,24 @@ def test_one_bad_job_of_a_multirun_is_told_and_the_others_are_done(
 # Folders of runs
 
 
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A finished run."""
-    site = clinical_site(tmp_path, "north")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    site = clinical_site(folder, "north")
     settings = [*STUDY, "modalities=[clinical]", "finetune.rounds=1", "cohort=folders", f"cohort.folders=[{site}]"]
-    assert main([*settings, "run.dir=run", "simulation.workers=1"]) == 0
-    return tmp_path / "run"
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
+        patch.chdir(folder)
+        assert main([*settings, "run.dir=run", "simulation.workers=1"]) == 0
+    torch.set_num_threads(threads)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: Path) -> Path:
+    """A finished run of the test's own."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def test_folder_that_holds_a_run_is_not_written_over(

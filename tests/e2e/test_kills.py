@@ -84,11 +84,13 @@ PHASES: list[list[Place]] = [
 ]
 SPARE_ROUNDS = 3  # in which places are armed that were passed too early
 
-SUMS: list[Place] = [  # in a study with secure aggregation
-    ("client.worker", "client.secure_aggregation", "_share", 1, "after"),
-    ("client.worker", "client.secure_aggregation", "_mask", 1, "after"),  # noted, but not on its way yet
-    ("server.app", "server.secure_sum", "masks_left", 1, "before"),  # the sites have opened their shares
-    ("client.worker", "client.secure_aggregation", "_unmask", 1, "after"),
+SUMS: list[list[Place]] = [  # in a study with secure aggregation
+    [("client.worker", "client.secure_aggregation", "_share", 1, "after")],
+    [
+        ("client.worker", "client.secure_aggregation", "_mask", 1, "after"),  # noted, but not on its way yet
+        ("server.app", "server.secure_sum", "masks_left", 1, "before"),  # the sites have opened their shares
+        ("client.worker", "client.secure_aggregation", "_unmask", 1, "after"),  # of the same round, begun anew
+    ],
 ]
 
 
@@ -117,7 +119,7 @@ def test_run_survives_kills_and_ends_in_the_same_bits(tmp_path: Path) -> None:
 def test_sums_survive_kills_and_are_the_same(tmp_path: Path) -> None:
     """Keys are signed here; a site goes on from its disk, a coordinator begins the round anew."""
     study = summed_study({"finetune.rounds": len(SUMS) - 1, "strategy.round_timeout_s": 120.0})
-    survive(tmp_path, [[place] for place in SUMS], clinical_sites(tmp_path / "sources"), study)
+    survive(tmp_path, SUMS, clinical_sites(tmp_path / "sources"), study)
 
 
 def survive(tmp_path: Path, phases: list[list[Place]], sites: list[Path], study: Study) -> None:
@@ -141,7 +143,7 @@ def survive(tmp_path: Path, phases: list[list[Place]], sites: list[Path], study:
 
 
 def test_run_survives_the_death_of_all_processes_at_once(tmp_path: Path) -> None:
-    sites, study = image_sites(tmp_path / "sources"), study_of(4)
+    sites, study = image_sites(tmp_path / "sources"), study_of(2)
     federation = Federation(tmp_path / "real", sites)
     federation.approve(study)
     run = create_run(federation.coordinator, study)
