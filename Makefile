@@ -21,7 +21,7 @@ demo: setup  ## Four hospitals pretrain, fine-tune and evaluate one model; ends 
 	$(BIN)/fedretina simulate experiment=demo
 
 test: setup  ## All tests
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxschedchunk 1
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 lint: setup  ## Style, types, and that dependencies point one way
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -16,9 +15,6 @@ from shared.site_folder import SiteFolder
 from simulation.cohorts.build import Built, build_cohort
 from simulation.cohorts.config import SyntheticCohort
 from tests import factories
-
-if TYPE_CHECKING:
-    from xdist.scheduler import LoadScopeScheduling
 
 with warnings.catch_warnings(action="ignore"):
     import typer  # noqa: F401  # which flwr imports; it warns of click once, at import
@@ -39,24 +35,6 @@ hypothesis.settings.load_profile("fedretina")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole federations first: what takes long must not be what is left over for one process at the end."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
-
-
-# Files whose tests read one run that takes long to make: a single process makes it, and does all of them.
-_SHARED_RUNS = ("tests/e2e/test_simulate.py", "tests/e2e/test_federation.py")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Hand tests to processes one by one, but those of a shared run together."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return file if file in _SHARED_RUNS else nodeid
-
-    config.option.loadscopereorder = False  # the order is ours
-    return Scheduling(config, log)
 
 
 @pytest.fixture
