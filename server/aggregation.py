@@ -7,9 +7,10 @@ at a time; the others see whole updates.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -91,17 +92,45 @@ def aggregate(strategy: Strategy, number: int, updates: Sequence[KeptUpdate], li
         merged |= same
         if len(same) == len(names):
             continue
-        replies = [
-            _with_content(update, {name: array for name, array in part.items() if name not in same})
-            for update, part in zip(updates, parts, strict=True)
-        ]
+        rest = [{name: array for name, array in part.items() if name not in same} for part in parts]
+        joined = [_join(part) for part in rest] if elementwise else rest
+        replies = [_with_content(update, part) for update, part in zip(updates, joined, strict=True)]
         arrays, _ = strategy.aggregate_train(number, replies)
         if arrays is None:
             return None
-        merged |= from_flower(arrays, like)
+        found = from_flower(arrays, joined[0])
+        merged |= _split(found, rest[0]) if elementwise else found
         for reply in replies:  # whose records only the garbage collector would free
             reply.content.array_records[ARRAYS].clear()
     return {name: merged[name] for name in like}
+
+
+def _join(weights: Weights) -> Weights:
+    """Tensors of one type as one, by the name of the first: Flower packs tensor by tensor, which takes longer than all
+    else where there are many small ones.
+    """
+    joined = {}
+    for names in _by_type(weights):
+        flat = [weights[name].reshape(-1) for name in names]
+        joined[names[0]] = flat[0] if len(flat) == 1 else np.concatenate(flat)
+    return joined
+
+
+def _split(joined: Weights, like: Weights) -> Weights:
+    """The inverse of ``_join``."""
+    found: Weights = {}
+    for names in _by_type(like):
+        ends = np.cumsum([like[name].size for name in names])
+        for name, array in zip(names, np.split(joined[names[0]], ends[:-1]), strict=True):
+            found[name] = array.reshape(like[name].shape)
+    return found
+
+
+def _by_type(weights: Weights) -> Iterable[list[str]]:
+    names: dict[np.dtype[Any], list[str]] = {}
+    for name, array in weights.items():
+        names.setdefault(array.dtype, []).append(name)
+    return names.values()
 
 
 def to_flower(weights: Weights) -> ArrayRecord:
