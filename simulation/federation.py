@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Context
@@ -25,11 +26,12 @@ SITES_LOG = "sites.log"
 _NODES_TIMEOUT_S = 60.0
 
 
-def run_arm(arm: Arm, backend: str, threads: int, watch: Watch) -> State:
+def run_arm(arm: Arm, backend: str, threads: int, watch: Watch, workers: int = 1) -> State:
     """Run an arm to its end, or from where it was interrupted.
 
     Args:
         threads: of torch; the same number gives the same bits.
+        workers: processes of Flower's own engine, each of which is one site after another.
     """
     torch.set_num_threads(threads)
     logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -37,7 +39,7 @@ def run_arm(arm: Arm, backend: str, threads: int, watch: Watch) -> State:
     pretrained = None if arm.pretrained is None else load_arrays(arm.pretrained / PRETRAINED)[0]
     with _logs_of_sites(arm.folder / SITES_LOG):
         if backend == "ray":
-            return _run_on_ray(arm, watch, pretrained)
+            return _run_on_ray(arm, watch, pretrained, workers)
         return run_study(arm.study, LocalGrid(arm.trains), arm.folder, watch, pretrained, LocalGrid(arm.judges))
 
 
@@ -56,7 +58,7 @@ def _logs_of_sites(file: Path) -> Iterator[None]:
         logger.propagate = before
 
 
-def _run_on_ray(arm: Arm, watch: Watch, pretrained: Weights | None) -> State:
+def _run_on_ray(arm: Arm, watch: Watch, pretrained: Weights | None, workers: int) -> State:
     """The same study on Flower's own engine: a pool of processes, on one machine or a Ray cluster."""
     from flwr.simulation import run_simulation
 
@@ -74,7 +76,8 @@ def _run_on_ray(arm: Arm, watch: Watch, pretrained: Weights | None) -> State:
             outcome.append(error)
 
     resources = {"num_cpus": 1, "num_gpus": 0.0}
-    run_simulation(server, client, len(arm.trains), backend_config={"client_resources": {**resources}})
+    engine: dict[str, dict[str, Any]] = {"client_resources": {**resources}, "init_args": {"num_cpus": workers}}
+    run_simulation(server, client, len(arm.trains), backend_config=engine)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]

@@ -30,6 +30,7 @@ from simulation.cohorts.build import Built, build_cohort
 from simulation.config import CENTRALISED, Experiment
 from simulation.federation import run_arm
 from simulation.pooling import pool_sites
+from simulation.processes import forking
 from simulation.progress import Progress, work
 from simulation.summary import collect_rounds, summarise
 
@@ -125,16 +126,16 @@ def run_arms(chains: Sequence[Sequence[Arm]], backend: str, workers: int, cores:
                 progress.skip(arm)
         if processes == 1:
             for chain in chains:
-                _run_chain(chain, backend, threads, lambda name, record: progress.show(arms[name], record))
+                _run_chain(chain, backend, threads, workers, lambda name, record: progress.show(arms[name], record))
             return
-        context = multiprocessing.get_context("spawn")
+        context = forking()
         manager = SyncManager(ctx=context)
         manager.start(_end_with_parent)
         with manager, ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
             told: queue.Queue[tuple[str, RoundRecord]] = manager.Queue()
             # Long chains first, so that no core idles at the end.
             order = sorted(chains, key=lambda chain: -sum(map(work, chain)))
-            futures = [pool.submit(_run_chain_elsewhere, chain, backend, threads, told) for chain in order]
+            futures = [pool.submit(_run_chain_elsewhere, chain, threads, told) for chain in order]
             _follow(futures, told, progress, arms)
 
 
@@ -171,16 +172,16 @@ def _follow(
                 future.result()
 
 
-def _run_chain_elsewhere(
-    chain: Sequence[Arm], backend: str, threads: int, told: queue.Queue[tuple[str, RoundRecord]]
+def _run_chain_elsewhere(chain: Sequence[Arm], threads: int, told: queue.Queue[tuple[str, RoundRecord]]) -> None:
+    _run_chain(chain, "local", threads, 1, lambda name, record: told.put((name, record)))
+
+
+def _run_chain(
+    chain: Sequence[Arm], backend: str, threads: int, workers: int, tell: Callable[[str, RoundRecord], None]
 ) -> None:
-    _run_chain(chain, backend, threads, lambda name, record: told.put((name, record)))
-
-
-def _run_chain(chain: Sequence[Arm], backend: str, threads: int, tell: Callable[[str, RoundRecord], None]) -> None:
     for arm in chain:
         try:
-            run_arm(arm, backend, threads, partial(tell, arm.name))
+            run_arm(arm, backend, threads, partial(tell, arm.name), workers)
         except StudyError as error:
             if not arm.site:
                 raise

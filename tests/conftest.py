@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from shared.site_folder import SiteFolder
 from simulation.cohorts.build import Built, build_cohort
 from simulation.cohorts.config import SyntheticCohort
 from tests import factories
+from tests.e2e import nursery
 
 with warnings.catch_warnings(action="ignore"):
     import typer  # noqa: F401  # which flwr imports; it warns of click once, at import
@@ -30,6 +32,12 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("fedretina")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One nursery for all processes that run tests, which begins to import what it needs while they collect."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ[nursery.SHARED] = nursery.python()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

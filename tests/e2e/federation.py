@@ -28,7 +28,7 @@ from shared.site_folder import SiteFolder
 from simulation.rehearse import borrow_site, free_port, processes_of
 from tests.e2e.commands import command as typed
 
-_RESTART_S = 1.0
+_RESTART_S = 0.2
 _END_S = 20.0
 
 

@@ -63,6 +63,9 @@ _IMPORTED = (
 )
 
 
+SHARED = "FEDRETINA_TESTS_NURSERY"  # in the environment: the interpreter of a nursery of several processes
+
+
 def two_cores() -> None:
     """Give a process two cores, so that its arms train with as many threads on every machine."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
@@ -70,7 +73,11 @@ def two_cores() -> None:
 
 @lru_cache(maxsize=1)
 def python() -> str:
-    """The interpreter to start, for ``-m module argument ...``; the nursery lives as long as this process."""
+    """The interpreter to start, for ``-m module argument ...``; its nursery lives as long as who called first."""
+    return os.environ.get(SHARED) or _found()
+
+
+def _found() -> str:
     folder = Path(tempfile.mkdtemp(prefix="nursery-"))
     stand_in = folder / "python"
     stand_in.write_text(f"#!{sys.executable} -IS\n{Path(__file__).with_name('stand_in.py').read_text()}")
@@ -87,6 +94,17 @@ def python() -> str:
 
 def main() -> None:
     """``python -m tests.e2e.nursery SOCKET``: fork what is asked for, until the standard input is closed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen(64)
+        print("ready", flush=True)  # who asks now waits, and need not before
+        _import_all()
+        wanted = _Nursery(listener).serve()
+    if wanted is not None:  # this is the new process
+        _become(wanted)
+
+
+def _import_all() -> None:
     two_cores()  # libraries count them when they are imported
     import fedretina
 
@@ -98,13 +116,6 @@ def main() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection in a new process would copy all that is there
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(sys.argv[1])
-        listener.listen(64)
-        print("ready", flush=True)
-        wanted = _Nursery(listener).serve()
-    if wanted is not None:  # this is the new process
-        _become(wanted)
 
 
 class _Nursery:

@@ -31,7 +31,7 @@ def test_ray_gives_the_numbers_of_the_local_grid(tmp_path: Path, monkeypatch: py
         folders[backend] = tmp_path / backend
         # One site judges and does not train, as in the centralised arm.
         arm = Arm("federated", "clinical", "", study, sites[:2], sites, folders[backend], None)
-        state = run_arm(arm, backend, 1, lambda record: None)
+        state = run_arm(arm, backend, 1, lambda record: None, workers=1)
         assert sorted(state.evaluations) == ["site-00", "site-01", "site-02"]
         assert [record.sites for record in state.records[:-1]] == [["site-00", "site-01"]] * 3
     ray, local = (load_arrays(folders[backend] / "model.safetensors")[0] for backend in ("ray", "local"))

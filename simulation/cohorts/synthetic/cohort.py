@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +22,7 @@ from simulation.cohorts.synthetic.images import write_images
 from simulation.cohorts.synthetic.patients import EXTRACTED_AT
 from simulation.cohorts.synthetic.record import UNITS
 from simulation.cohorts.synthetic.tables import TASKS, event_table, label_tables, truth_table
+from simulation.processes import forking
 
 TRUTH = pa.schema(
     [
@@ -110,7 +110,7 @@ def _run(jobs: list[_Job], workers: int) -> list[_Tables]:
     """The tables of all jobs, in the order of the jobs."""
     if workers == 1:
         return [_make(job) for job in jobs]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=forking()) as pool:
         return list(pool.map(_make, jobs))
 
 
