@@ -20,8 +20,8 @@ setup: .venv/ready  ## Prepare .venv from requirements.lock
 demo: setup  ## Four hospitals pretrain, fine-tune and evaluate one model; ends with a report
 	$(BIN)/fedretina simulate experiment=demo
 
-test: setup  ## All tests
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+test: setup  ## All tests, file by file: what the tests of a file share is made once
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## Style, types, and that dependencies point one way
 	$(BIN)/ruff check .

@@ -20,8 +20,6 @@ from tests.e2e.nursery import process_state
 from tests.factories import SYSTOLIC, make_study, small_site
 from tests.server.federations import clinical_sites, clinical_study
 
-pytestmark = pytest.mark.xdist_group("federation")  # a run that takes long is made once, by one process
-
 PLANTED = ("Doe^Jane", "990017", "1950-01-01")  # a file's name, patients' numbers, a birth date
 TORN_TABLE = b"PAR1 Muster^Eva 880016 PAR1"
 

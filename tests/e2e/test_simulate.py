@@ -34,8 +34,6 @@ from tests.e2e.commands import RECORDS_ONLY, TINY, fedretina
 from tests.e2e.nursery import two_cores
 from tests.server.federations import assert_same_bits, rounds_of
 
-pytestmark = pytest.mark.xdist_group("comparison")  # a run that takes long is made once, by one process
-
 ARMS = ("federated", "centralised", "local", "federated_scratch")
 COMPARISON = [
     *TINY,
