@@ -27,7 +27,8 @@ def contract_findings(faults: Sequence[SiteError]) -> Iterator[Finding]:
 
 def permission_findings(folder: Path) -> Iterator[Finding]:
     """Who can read and write the folder, its state and its keys."""
-    found = [*_access(folder), *_private(folder / "state", 0o700), *_secrets(folder / KEYS)]
+    state = private_findings("permissions", folder / "state", "state", 0o700)
+    found = [*_access(folder), *state, *_secrets(folder / KEYS)]
     yield from found or [ok("permissions", "the folder is this user's alone")]
 
 
@@ -43,16 +44,21 @@ def _access(folder: Path) -> Iterator[Finding]:
         yield warn("permissions", f"users of its group have access (mode {mode:04o})", fix)
 
 
-def _private(path: Path, wanted: int) -> Iterator[Finding]:
+def private_findings(check: str, path: Path, told: str, wanted: int) -> Iterator[Finding]:
+    """Whether others can read what must be its owner's alone; nothing where it is well, or not there.
+
+    Args:
+        told: what it is called.
+        wanted: its mode.
+    """
     if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
-        told = path.name if path.name == "state" else f"state/keys/{path.name}"
-        yield fail("permissions", f"{told} is open to other users (mode {mode:04o})", f"chmod {wanted:o} {path}")
+        yield fail(check, f"{told} is open to other users (mode {mode:04o})", f"chmod {wanted:o} {path}")
 
 
 def _secrets(keys: Path) -> Iterator[Finding]:
     for file in sorted(keys.glob("*")) if os.access(keys, os.R_OK | os.X_OK) else ():
         if file.is_file() and not file.name.endswith(_PUBLIC):
-            yield from _private(file, 0o600)
+            yield from private_findings("permissions", file, f"state/keys/{file.name}", 0o600)
 
 
 def lock_findings(folder: Path) -> Iterator[Finding]:

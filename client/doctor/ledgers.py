@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from client.doctor.finding import Finding, fail, ok, warn
+from client.doctor.folder import private_findings
 from shared.errors import FedretinaError
 
 _NEARLY_SPENT = 0.9  # of the site's cap
@@ -19,8 +19,7 @@ def ledger_findings(folder: Path) -> Iterator[Finding]:
 
     there = [folder / name for name in (EGRESS, LEDGER) if (folder / name).exists()]
     for file in there:
-        if (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
-            yield fail("ledgers", f"{file.name} is open to other users (mode {mode:04o})", f"chmod 600 {file}")
+        yield from private_findings("ledgers", file, file.name, 0o600)
     try:
         yield from _whole(folder) if there else [ok("ledgers", "nothing has left this site yet")]
     except FedretinaError as error:
