@@ -138,7 +138,9 @@ def _deeds(study: Study) -> list[str]:
     if study.finetune.rounds:
         branches = ", ".join(_SCANS.get(name, "clinical record") for name in study.modalities)
         deeds.append(f"finetune, {_rounds(study.finetune)}: {_label(study)}, on training patients, from {branches}")
-        deeds.append("evaluate, once: scores the final model on patients that did not train")
+        chosen = study.finetune.select == "best" and study.splits.tuning
+        last = "the last model on patients that watch training, then the best one" if chosen else "the final model"
+        deeds.append(f"evaluate, once: scores {last} on patients that did not train")
     splits = study.splits
     deeds.append(
         f"patients are split by a keyed hash, unless the site fixed its splits by hand: {splits.train:.0%} train, "

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from client.splits import HELD_OUT, assign_splits, split_key
-from server.report.summary import arm_figures, rounded, site_rows, study_summary
+from server.report.summary import arm_figures, mean_over_sites, rounded, site_rows, study_summary
 from server.state import ROUNDS, State, load_state
 from shared.files import write_atomic
 from shared.knobs import dump
@@ -90,7 +90,7 @@ def _ceiling(experiment: Experiment, truth_file: Path, sites: Sequence[Path]) ->
         posteriors = [cases[f"p_{name}"].to_numpy(np.float64) for cases in held_out]
         outcomes = [cases["boolean_value"].to_numpy(np.float64) for cases in held_out]
         scores = [score(np.log(p / (1.0 - p)), labels) for p, labels in zip(posteriors, outcomes, strict=True)]
-        expected = float(np.mean([expected_auroc(p, p) for p in posteriors]))
+        expected = mean_over_sites([expected_auroc(p, p) for p in posteriors])
         ceiling[name] = {"auroc": rounded(mean_auroc(scores)[0]), "auroc_expected": rounded(expected)}
     return ceiling
 

@@ -244,7 +244,10 @@ def _dot(axes: Axes, score: Score, row: float) -> None:
         axes.plot([low, right], [row, row], color=pen.colour, linewidth=2.2, solid_capstyle="butt")
         axes.plot([low, right], [row, row], "|", color=pen.colour, markersize=7, markeredgewidth=1.6)
     axes.plot([score.auroc], [row], pen.marker, color=pen.colour, markersize=8, markeredgecolor="white")
-    axes.annotate(decimal(score.auroc), (right, row), (7, 0), textcoords="offset points", va="center", fontsize=8.5)
+    figure = decimal(score.auroc)
+    # On white, so that the line of the best possible does not run through it.
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    axes.annotate(figure, (right, row), (7, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=white)
 
 
 def _ceiling_mark(axes: Axes, best: float, top: float, bottom: float, *, first: bool) -> None:

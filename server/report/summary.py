@@ -68,7 +68,7 @@ def arm_figures(evaluations: Mapping[str, Scores], seconds: float) -> dict[str, 
         "auroc": rounded(mean),
         "auroc_interval": None if interval is None else [rounded(bound) for bound in interval],
         "auroc_pooled": rounded(auroc(pooled)),
-        "auprc": rounded(_mean([average_precision(scores) for scores in evaluations.values()])),
+        "auprc": rounded(mean_over_sites([average_precision(scores) for scores in evaluations.values()])),
         "brier": rounded(pooled.squares / cases),
         "log_loss": rounded(pooled.log_loss / cases),
         "calibration": {
@@ -112,8 +112,8 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     write_atomic(folder / SUMMARY, json.dumps(summary, indent=1, allow_nan=False).encode())
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Over sites, as the AUROC; None for a site that has no positive case."""
+def mean_over_sites(values: Sequence[float | None]) -> float | None:
+    """The mean of the sites that have a value, None when none has: a site may lack cases of a class."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shlex
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from simulation.compose import CONFIGS, register, to_experiment
 from simulation.config import Experiment
 
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())
+KINDS = {"four_hospitals": "synthetic", "eight_hospitals": "synthetic", "simclr_patient": "simclr"}
 CHOICES = sorted((file.parent.name, file.stem) for file in CONFIGS.glob("*/*.yaml"))
 
 
@@ -50,7 +52,7 @@ def test_every_choice_loads(group: str, choice: str) -> None:
     part = getattr(loaded, group, None)
     if group in ("cohort", "objective"):
         assert part is not None
-        assert part.kind == choice
+        assert part.kind == KINDS.get(choice, choice)
     elif group == "strategy":
         assert part is not None
         assert part.name == choice
@@ -60,9 +62,26 @@ def test_every_choice_loads(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize("name", [file.stem for file in sorted((CONFIGS / "experiment").glob("*.yaml"))])
 def test_every_experiment_takes_another_seed_strategy_and_comparison(name: str) -> None:
-    for strategy, comparison in product(("fedavg", "fedprox"), ("none",)):
-        loaded = experiment(f"experiment={name}", f"strategy={strategy}", f"comparison={comparison}", "seed=7")
+    for strategy in ("fedavg", "fedprox"):
+        loaded = experiment(f"experiment={name}", f"strategy={strategy}", "comparison=none", "seed=7")
         assert (loaded.seed, loaded.strategy.name, loaded.comparison.arms) == (7, strategy, ("federated",))
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted((CONFIGS / "experiment").glob("*.yaml"))])
+@pytest.mark.parametrize(("group", "choice"), [each for each in CHOICES if each[0] in ("cohort", "objective")])
+def test_every_experiment_takes_another_cohort_and_objective(name: str, group: str, choice: str) -> None:
+    part = getattr(experiment(f"experiment={name}", f"{group}={choice}"), group)
+    assert part.kind == KINDS.get(choice, choice)
+
+
+def test_the_demo_takes_every_override_of_the_readme() -> None:
+    readme = (CONFIGS.parent / "README.md").read_text()
+    paragraph = next(part for part in readme.split("\n\n") if part.startswith("Everything is an override"))
+    found = [quoted for quoted in re.findall("`([^`]+)`", paragraph) if "=" in quoted and "fedretina" not in quoted]
+    assert len(found) > 10
+    for overrides in found:
+        loose = ["objective=mae"] if "privacy=" in overrides else []  # as the README says of pretraining
+        experiment("experiment=demo", *loose, *shlex.split(overrides))
 
 
 def test_no_file_of_configs_is_left_untested() -> None:
