@@ -96,7 +96,7 @@ def feature_concerns(features: tuple[FeatureFigure, ...], bad_units: Mapping[str
         if feature.coverage.count == 0:
             continue  # without patients that is all there is to say
         have = feature.coverage.find("value", WITH)
-        if have == 0 or _is_few(have):
+        if have == 0 or (_is_few(have) and feature.unit):  # of codes some are rare, and mapped all the same
             yield Concern(
                 f"feature {feature.name}",
                 f"{_words(have)} patients with it",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from client.check.counting import parted, quantiles
-from client.check.suppression import Cell, Count, shown
+from client.check.suppression import WITHHELD, Cell, Count, protect, shown
 from client.check.tables import Tables
 from client.codes import matches
 from client.features import BIRTH, check_units
-from shared.config import Features, NumericFeature
+from shared.config import CodeFeature, Features, NumericFeature
 from shared.errors import SiteError
 
 WITH, WITHOUT, INSIDE, OUTSIDE = "with a value", "without", "all in the plausible range", "some outside it"
@@ -56,12 +57,39 @@ def _figures(tables: Tables, features: Features) -> Iterator[FeatureFigure]:
         told, unit = quantiles(newest, smallest), feature.unit
         bounds = (feature.low, feature.high)
         yield FeatureFigure(feature.name, coverage, unit, bounds, told, _in_unit(tables, feature))
-    for code in features.codes:
-        has = set(events.loc[matches(events["code"], code.codes), "subject_id"])
-        yield FeatureFigure(code.name, _coverage(tables, has & everybody))
+    having = {
+        feature: everybody & set(events.loc[matches(events["code"], feature.codes), "subject_id"])
+        for feature in features.codes
+    }
+    telling = _telling(having, len(everybody), smallest)
+    for code, has in having.items():
+        hidden = Cell("patients", len(everybody))
+        yield FeatureFigure(code.name, hidden if code in telling else _coverage(tables, has))
 
 
-def _coverage(tables: Tables, has: set[int], outside: set[int] | None = None) -> Cell:
+def _telling(having: Mapping[CodeFeature, AbstractSet[int]], patients: int, smallest: int) -> set[CodeFeature]:
+    """Features whose counts would give away a small one of another answer to the same question.
+
+    Codes that differ in their last part, such as IST//RCONSC//F and IST//RCONSC//D, answer one question; where no
+    patient has two of them, they and the patients without an answer add up to all patients.
+    """
+    questions: dict[str, list[CodeFeature]] = {}
+    for feature in having:
+        asked = {code.rpartition("//")[0] for code in feature.codes}
+        if len(asked) == 1 and "//" in (question := asked.pop()):  # else it is a whole vocabulary
+            questions.setdefault(question, []).append(feature)
+    telling: set[CodeFeature] = set()
+    for answers in questions.values():
+        answered = [len(having[feature]) for feature in answers]
+        if len(set().union(*(having[feature] for feature in answers))) < sum(answered):
+            continue
+        counts = [*answered, patients - sum(answered)]
+        shown_counts = protect([Count("", count) for count in counts], smallest)
+        telling |= {feature for feature, count in zip(answers, shown_counts, strict=False) if count == WITHHELD}
+    return telling
+
+
+def _coverage(tables: Tables, has: AbstractSet[int], outside: AbstractSet[int] | None = None) -> Cell:
     everybody = tables.patients
     name, (with_value, without) = parted("value", everybody, has, (WITH, WITHOUT))
     if outside is not None:

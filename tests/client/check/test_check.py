@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from client.check.counting import binned, nested, quantiles, without_rare
+from client.check.records import feature_figures
 from client.check.result import CheckResult, check_folder, lines
 from client.check.scans import pairing_counts, scan_counts
 from client.check.suppression import WITHHELD, Cell, shown
@@ -30,7 +31,7 @@ from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
 from client.ingest.journal import IMPORTED, SCANS, Entry
 from client.ingest.journal import write as write_journal
 from client.site import SiteSettings
-from shared.config import Features
+from shared.config import CodeFeature, Features
 from shared.errors import ConfigError, SiteError
 from shared.site_folder import EVENTS, IMAGES, LABELS, SUBJECT_SPLITS, Dataset, SiteFolder, write_table
 from simulation.cohorts.build import Built
@@ -487,6 +488,32 @@ def test_a_larger_smallest_cell_hides_more(tmp_path: Path) -> None:
     assert result.figures.features[3].coverage == Cell("patients", 20)  # of ten men
     assert "fewer than 15 patients" in write_check(folder, result)[0].read_text()
     assert result.figures.features[1].quantiles == {}
+
+
+def _answers(question: str, **patients: Sequence[int]) -> dict[str, Any]:
+    """With how many of 34 patients each code of a question is shown."""
+    rows = [(subject, f"{question}//{code}") for code, subjects in patients.items() for subject in subjects]
+    rows += [(subject, "VISIT") for subject in range(34)]
+    events = pd.DataFrame(rows, columns=["subject_id", "code"]).assign(time=pd.Timestamp("2020-01-01"))
+    codes = tuple(CodeFeature(name=code, codes=(f"{question}//{code}",)) for code in patients)
+    nothing = pd.DataFrame(columns=["subject_id", "acquired_at"])
+    tables = ReadTables(SiteSettings(), Dataset(site="north"), events, nothing, {}, nothing)
+    figures = feature_figures(tables, Features(age=False, numeric=(), codes=codes))
+    return {figure.name: figure.coverage.find("value", "with a value") for figure in figures}
+
+
+def test_a_rare_answer_cannot_be_reckoned_from_the_others() -> None:
+    alert, drowsy = range(20), range(20, 28)
+    assert _answers("IST//RCONSC", F=alert, D=drowsy, U=range(28, 34)) == {"F": 20, "D": 8, "U": 6}
+    assert _answers("IST//RCONSC", F=alert, D=range(20, 32), U=[32, 33]) == {"F": "*", "D": 12, "U": "<5"}
+    # Few patients without an answer are as telling.
+    assert _answers("IST//RCONSC", F=alert, D=range(20, 32)) == {"F": "*", "D": 12}
+
+
+def test_codes_that_a_patient_can_have_together_are_no_answers_to_one_question() -> None:
+    alert, drowsy = range(20), range(19, 32)
+    assert _answers("IST//RCONSC", F=alert, D=drowsy, U=[32, 33])["F"] == 20
+    assert _answers("ICD10", I10=alert, E11=range(20, 32), I48=[32, 33])["I10"] == 20  # a vocabulary
 
 
 # Counting
