@@ -69,24 +69,6 @@ class PrivacyPlan:
         """Deviation of a training step's noise over ``clip``."""
         return next((r.noise_multiplier for name, r, _ in self.costs if name in (PRETRAIN, FINETUNE)), 0.0)
 
-    @property
-    def covers_pretraining(self) -> bool:
-        """Does ε hold for the patients of pretraining too?"""
-        return math.isfinite(self.epsilon) and PRETRAIN not in self.exempt
-
-    def statement(self) -> str:
-        """The guarantee in one sentence, with what it does not cover."""
-        if math.isinf(self.epsilon):
-            return "No differential privacy."
-        limits = {
-            PRETRAIN: " Pretraining was not private: its patients have no guarantee.",
-            EVALUATE: " Scores of held-out patients leave as they are: those have no guarantee.",
-        }
-        return (
-            f"ε = {self.epsilon:.2f} at δ = {self.delta:g} for each patient of a site "
-            "(all visits, both eyes, record and label; add or remove one)."
-        ) + "".join(limits[stage] for stage in self.exempt)
-
 
 def steps_of_round(stage: Stage, sampling_rate: float) -> int:
     """Steps that a site trains in a round, whatever its size."""

@@ -9,6 +9,7 @@ sums and masks is left.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ _STUDY = (
     "cohort.image_height=64",
     "cohort.image_width=64",
     "pretrain.rounds=0",
+    "cohort.labelled=1.0",
+    "task.horizon_days=3650",  # so that every hospital has both classes
     "finetune.select=last",
     "strategy.norm_limit=0",
 )
@@ -54,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sites", type=int, default=8, help="hospitals (default %(default)s)")
     parser.add_argument("--patients", type=int, default=320, help="of all hospitals (default %(default)s)")
     options = parser.parse_args(arguments)
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # it tells of every round
     cohort = [f"cohort.sites={options.sites}", f"cohort.patients={options.patients}"]
     try:
         measure([*_STUDY, *cohort, f"finetune.rounds={options.rounds}"], options.pairs, Console(highlight=False))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 
 from client import work
 from client.secret import SECRET
@@ -18,9 +19,11 @@ from client.store import open_store
 from server.state import State, load_state
 from server.study import run_study
 from shared.config import FINETUNE, PRETRAIN, Study
-from shared.errors import SiteError
+from shared.errors import ConfigError, SiteError
 from shared.keys import write_secret
 from shared.messages import Task, decode_update, update_content
+from shared.objectives import registry
+from shared.objectives.objective import Objective
 from shared.objectives.registry import build_objective
 from shared.site_folder import SUBJECT_SPLITS, write_table
 from shared.statistics import Statistics
@@ -59,6 +62,22 @@ def task_of(stage: str, study: Study = STUDY) -> Task:
     trains = stage in (PRETRAIN, FINETUNE)
     split = "held_out" if stage == "evaluate" else ""
     return Task(study, stage, int(trains), 2 * int(trains), split, statistics, weights)
+
+
+def test_a_site_refuses_a_model_whose_patients_influence_each_other(
+    north: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, drawn = task_of(FINETUNE), registry._drawn
+
+    def with_batch_norm(*arguments: Any) -> Objective:
+        objective = drawn(*arguments)
+        objective.add_module("unseen", nn.BatchNorm2d(3))  # as a model of some later timm might have one
+        return objective
+
+    monkeypatch.setattr(registry, "_drawn", with_batch_norm)
+    work._built_objective.cache_clear()
+    with pytest.raises(ConfigError, match="must keep no statistics of a batch with privacy"):
+        work.train_round(north, task)
 
 
 def equal(a: Weights, b: Weights) -> bool:
