@@ -108,8 +108,7 @@ class PatientDPSGD:
     def _fraction(self) -> float:
         """Positive patients among those that train: one number, the same whenever the study needs it."""
         release = self._plan.release_of(SURVEY)
-        if release is None:
-            return 0.5
+        assert release is not None  # every private study has one
         study = self._task.study
         asked = release_identity(self._folder, Task.to_survey(study))
         random = numpy_generator(derive(self._secret, asked, "noise"))

@@ -84,11 +84,9 @@ def _plan(study: Study) -> PrivacyPlan:
     target, delta, rate = privacy.target_epsilon, privacy.delta, privacy.sampling_rate
     # Gaussian mechanisms compose by the inverse squares of their noise, so these can be shared out.
     whole = calibrate(lambda noise: [Release(noise, 1.0)], target, delta)
-    counted = []
-    if study.finetune.rounds:
-        counted.append((SURVEY, Release(whole / math.sqrt(privacy.survey_share), 1.0), 1))
-        if EVALUATE not in exempt:
-            counted.append((EVALUATE, Release(whole / math.sqrt(privacy.evaluation_share), 1.0), 1))
+    counted = [(SURVEY, Release(whole / math.sqrt(privacy.survey_share), 1.0), 1)]
+    if study.finetune.rounds and EVALUATE not in exempt:
+        counted.append((EVALUATE, Release(whole / math.sqrt(privacy.evaluation_share), 1.0), 1))
 
     def plan_with(noise: float) -> PrivacyPlan:
         trained = [

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from client import work
+from client import ledger, work
 from client.secret import SECRET
 from client.store import open_store
 from server.state import State, load_state
@@ -25,6 +25,7 @@ from shared.messages import Task, decode_update, update_content
 from shared.objectives import registry
 from shared.objectives.objective import Objective
 from shared.objectives.registry import build_objective
+from shared.privacy import PrivacyPlan
 from shared.site_folder import SUBJECT_SPLITS, write_table
 from shared.statistics import Statistics
 from shared.weights import Weights, read_weights
@@ -125,6 +126,18 @@ def test_repeated_surveys_and_scores_are_the_same_and_noised(north: Path) -> Non
         others.append(work.evaluate_split(north, replace(task, weights=weights)).scores)
     assert all(scores.cases == one.cases == 3 for scores in others)
     assert len({(scores.positives.tobytes(), scores.negatives.tobytes()) for scores in (one, *others)}) > 1
+
+
+def test_a_private_study_of_pretraining_alone_pays_for_its_survey(north: Path) -> None:
+    study = make_study({**PRIVATE, "finetune.rounds": 0, "privacy.delta": 1e-5})
+    told = work.survey(north, Task.to_survey(study)).survey
+    exact = open_store(north, study).survey()
+    assert PrivacyPlan.of(study).release_of("survey") is not None
+    assert told.patients == exact.patients
+    assert told.sums != exact.sums
+    with ledger.accounted(north, Task.to_survey(study), 100.0):
+        pass
+    assert [entry.noise_multiplier is None for entry in ledger.entries(north)] == [False]
 
 
 def test_a_site_of_one_class_does_not_say_so(tmp_path: Path) -> None:
