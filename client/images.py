@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -9,7 +10,9 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,6 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from shared.errors import SiteError
 from shared.site_folder import SiteFolder
 
 _FORMAT = 2  # raise it when decoding changes, so that old caches are not taken for new ones
@@ -76,15 +80,12 @@ def _build(folder: SiteFolder, index: pd.DataFrame, height: int, width: int, cac
     cache.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=cache.parent))
     try:
-        # At least one row: an empty array cannot be memory-mapped.
-        shape = (max(len(index), 1), height, width)
-        values = np.lib.format.open_memmap(draft / "values.npy", mode="w+", dtype=np.uint8, shape=shape)
-        reasons = np.array(_decode_into(values, folder, index), dtype=object)
-        kept = np.flatnonzero(reasons == "")
-        for place, row in enumerate(kept):
-            if place != row:
-                values[place] = values[row]
-        values.flush()
+        with _Rows.create(draft / "values.npy", len(index), height, width) as rows:
+            reasons = np.array(_decode_into(rows, folder, index), dtype=object)
+            kept = np.flatnonzero(reasons == "")
+            for place, row in enumerate(kept):
+                if place != row:
+                    rows.write(place, rows.read(int(row)))
         index.iloc[kept].reset_index(drop=True).to_parquet(draft / "table.parquet")
         failed = index.loc[reasons != "", ["image_id", "path"]].astype(str).assign(reason=reasons[reasons != ""])
         failed.reset_index(drop=True).to_parquet(draft / "quarantined.parquet")
@@ -98,6 +99,52 @@ def _build(folder: SiteFolder, index: pd.DataFrame, height: int, width: int, cac
     _remove_stale(cache)
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a ``.npy`` file that is being written, from any thread.
+
+    By calls, not through a memory map: these are cheaper than a page fault for each 4096 bytes, and on a full disk they
+    are an error, where the map kills the process.
+    """
+
+    handle: int
+    start: int
+    height: int
+    width: int
+
+    @staticmethod
+    @contextmanager
+    def create(file: Path, rows: int, height: int, width: int) -> Iterator[_Rows]:
+        """A file of so many rows, zero until they are written; it is on the disk at the end.
+
+        Raises:
+            SiteError: there is no room for it.
+        """
+        # At least one row: an empty array cannot be memory-mapped.
+        shape = (max(rows, 1), height, width)
+        start = int(np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape).offset)
+        handle = os.open(file, os.O_RDWR)
+        try:
+            yield _Rows(handle, start, height, width)
+            os.fsync(handle)
+        except OSError as error:
+            remedy = "Make room or mend the disk; what was decoded so far is gone, the scans are as they were."
+            raise SiteError("state/cache", "must be writable", value=error.strerror, remedy=remedy) from None
+        finally:
+            os.close(handle)
+
+    def write(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        if os.pwrite(self.handle, np.ascontiguousarray(pixels).data, self._place(row)) != pixels.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        content = os.pread(self.handle, self.height * self.width, self._place(row))
+        return np.frombuffer(content, np.uint8).reshape(self.height, self.width)
+
+    def _place(self, row: int) -> int:
+        return self.start + row * self.height * self.width
+
+
 def _remove_stale(cache: Path) -> None:
     """Drop the pixels of this size that an earlier state of the sources had made."""
     shape = np.load(cache / "values.npy", mmap_mode="r").shape[1:]
@@ -109,27 +156,25 @@ def _remove_stale(cache: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _decode_into(values: NDArray[np.uint8], folder: SiteFolder, index: pd.DataFrame) -> list[str]:
-    """Put the pixels of each row of the index into its place; why each could not be, empty where it could.
+def _decode_into(rows: _Rows, folder: SiteFolder, index: pd.DataFrame) -> list[str]:
+    """Write the pixels of each row of the index in its place; why each could not be, empty where it could.
 
     Decoding runs on threads, as Pillow leaves the interpreter lock; a thread takes several, as each is soon done.
     """
-    _, height, width = values.shape
-    place = np.asarray(values)  # a view is cheaper of an array than of a memory map
-    rows = list(zip(index["path"], index["frame"].fillna(0).astype(int), index["sha256"], strict=True))
+    scans = list(zip(index["path"], index["frame"].fillna(0).astype(int), index["sha256"], strict=True))
     files = folder.image_files
 
     def decode_some(start: int) -> list[str]:
         reasons = []
-        for row, (path, frame, sha256) in enumerate(rows[start : start + _DECODED_TOGETHER], start):
-            pixels, reason = decode(files / path, frame, sha256, height, width)
+        for row, (path, frame, sha256) in enumerate(scans[start : start + _DECODED_TOGETHER], start):
+            pixels, reason = decode(files / path, frame, sha256, rows.height, rows.width)
             if pixels is not None:
-                place[row] = pixels
+                rows.write(row, pixels)
             reasons.append(reason)
         return reasons
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(chain.from_iterable(pool.map(decode_some, range(0, len(rows), _DECODED_TOGETHER))))
+        return list(chain.from_iterable(pool.map(decode_some, range(0, len(scans), _DECODED_TOGETHER))))
 
 
 def decode(file: Path, frame: int, sha256: str, height: int, width: int) -> tuple[NDArray[np.uint8] | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import multiprocessing
@@ -19,6 +20,7 @@ from PIL import Image
 
 from client import images as module
 from client.images import decode, open_pixels
+from shared.errors import SiteError
 from shared.site_folder import SiteFolder
 from tests.factories import Tables, empty_site, encode_image, make_pixels, small_site
 
@@ -259,6 +261,23 @@ def test_a_build_that_fails_leaves_no_cache(site: SiteFolder, monkeypatch: pytes
     with monkeypatch.context() as patched:
         patched.setattr(pd.DataFrame, "to_parquet", full_disk)
         with pytest.raises(OSError, match="No space left"):
+            open_pixels(site, 16, 16)
+    assert list((site.state / "cache").iterdir()) == []
+    assert len(open_pixels(site, 16, 16).table) == 24
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["part", "nothing"])
+def test_a_disk_that_is_full_is_told_and_leaves_no_cache(
+    site: SiteFolder, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    def full_disk(*_: object) -> int:
+        if short:
+            return 5
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full_disk)
+        with pytest.raises(SiteError, match="state/cache must be writable, got 'No space left on device'"):
             open_pixels(site, 16, 16)
     assert list((site.state / "cache").iterdir()) == []
     assert len(open_pixels(site, 16, 16).table) == 24
