@@ -110,23 +110,28 @@ class PatientGradients:
         share = torch.from_numpy((1.0 / count)[patient]).to(device, torch.float32)
         mean = torch.zeros(len(count), len(rows), device=device)  # of each patient's rows, as a matrix
         mean[patient_of_row, torch.arange(len(rows), device=device)] = share
-        total = {name: weight.new_zeros(len(count), *weight.shape) for name, weight in weights.items()}
+        total: Named = {}
         batch = self._take(rows).to(device)
         for at, examples in batch.alike():
             prepared = objective.prepare(examples, generator)
             if not prepared.tensors():  # nothing was seen of these
                 continue
-            # What is not finite counts nothing: it would make the whole sum so, and the means of other patients.
-            found = {
-                name: gradients.nan_to_num(0.0, 0.0, 0.0)
-                for name, gradients in example_gradients(objective, weights, prepared, self._stage.precision).items()
-            }
+            gradients = example_gradients(objective, weights, prepared, self._stage.precision)
+            found = {name: _finite(gradient) for name, gradient in gradients.items()}
             if len(at) == len(rows) == len(count):  # one example of each patient, all alike
                 return found
-            for name, gradients in found.items():
-                flat = gradients.reshape(len(at), -1)
-                total[name] += (mean[:, at] @ flat).view_as(total[name])
-        return total
+            for name, gradient in found.items():
+                part = (mean[:, at] @ gradient.reshape(len(at), -1)).view(len(count), *gradient.shape[1:])
+                total[name] = total[name] + part if name in total else part
+        return total or {name: weight.new_zeros(len(count), *weight.shape) for name, weight in weights.items()}
+
+
+def _finite(gradients: Tensor) -> Tensor:
+    """What is not finite counts nothing: it would make the whole sum so, and the means of other patients.
+
+    A sum tells in a fraction of the time whether there is anything to replace; where it overflows there may not be.
+    """
+    return gradients if gradients.sum().isfinite() else gradients.nan_to_num(0.0, 0.0, 0.0)
 
 
 def example_gradients(objective: Objective, weights: Named, prepared: Alike, precision: str) -> Named:
@@ -159,9 +164,22 @@ class _PlainForms(TorchFunctionMode):
             return _attention(*args, **(kwargs or {}))
         if function is functional.adaptive_avg_pool2d and args[1] in (1, (1, 1)):
             return args[0].mean(dim=(-2, -1), keepdim=True)
+        if function is functional.conv2d and len(args) == 7 and _is_of_points(*args[1:]):  # as modules call it
+            return _point_product(*args[:3])
         if function in (functional.layer_norm, functional.group_norm):  # in full precision, as autocast on a GPU
             args = (args[0].float(), *args[1:])
         return function(*args, **(kwargs or {}))
+
+
+def _is_of_points(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
+    """Does a convolution look at one point at a time, with the same weights for each?"""
+    return (tuple(weight.shape[2:]), stride, padding, groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+
+def _point_product(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Such a convolution as a product of matrices: so is each example's gradient, quicker than of a grouped one."""
+    points = weight.flatten(1) @ image.flatten(2)
+    return (points if bias is None else points + bias[:, None]).reshape(-1, len(weight), *image.shape[2:])
 
 
 def _attention(

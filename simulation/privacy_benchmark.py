@@ -27,7 +27,7 @@ from shared.objectives.registry import build_objective
 from shared.statistics import Statistics, numeric_names
 from simulation.compose import compose_study
 
-DEMO = ("experiment=demo", "objective=mae", "~objective.positives", "finetune.encoder_lr=1", "finetune.select=last")
+DEMO = ("experiment=demo", "objective=mae", "finetune.encoder_lr=1", "finetune.select=last")
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from simulation.benchmark import read_experiment
 from simulation.cohorts.build import build_cohort
 from simulation.grid import LocalGrid
 
-_STUDY = (
+STUDY = (
     "model=resnet18",
     "modalities=[oct]",
     "images.height=64",
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.getLogger("flwr").setLevel(logging.WARNING)  # it tells of every round
     cohort = [f"cohort.sites={options.sites}", f"cohort.patients={options.patients}"]
     try:
-        measure([*_STUDY, *cohort, f"finetune.rounds={options.rounds}"], options.pairs, Console(highlight=False))
+        measure([*STUDY, *cohort, f"finetune.rounds={options.rounds}"], options.pairs, Console(highlight=False))
     except FedretinaError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from shared.config import SecAgg
 from shared.errors import ConfigError
+from simulation import privacy_benchmark, secure_aggregation_benchmark
 from simulation.compose import CONFIGS, register, to_experiment
 from simulation.config import Experiment
 
@@ -173,3 +174,8 @@ def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert CONFIGS.is_absolute()
     assert experiment().name == "study"
+
+
+@pytest.mark.parametrize("overrides", [privacy_benchmark.DEMO, secure_aggregation_benchmark.STUDY])
+def test_studies_of_benchmarks_compose(overrides: tuple[str, ...]) -> None:
+    assert experiment(*overrides).finetune.select == "last"
