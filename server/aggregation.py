@@ -24,6 +24,7 @@ from shared.weights import Weights, alike
 UPDATES = "updates"  # folder of the updates of the round that is on, in a run's
 _ELEMENTWISE = {FedAvg, FedMedian, FedProx, FedTrimmedAvg}
 _PART_BYTES = 32 * 2**20  # of all updates together
+_LARGE = 2**18  # bytes of a tensor that is not put together with others
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,11 @@ def aggregate(strategy: Strategy, number: int, updates: Sequence[KeptUpdate], li
 
 
 def _join(weights: Weights) -> Weights:
-    """Tensors of one type as one, by the name of the first: Flower packs tensor by tensor, which takes longer than all
-    else where there are many small ones.
+    """Small tensors of one type as one, by the name of the first: Flower packs tensor by tensor, which takes longer
+    than all else where there are many small ones. Large ones stay as they are: another copy of them takes memory.
     """
     joined = {}
-    for names in _by_type(weights):
+    for names in _together(weights):
         flat = [weights[name].reshape(-1) for name in names]
         joined[names[0]] = flat[0] if len(flat) == 1 else np.concatenate(flat)
     return joined
@@ -119,17 +120,17 @@ def _join(weights: Weights) -> Weights:
 def _split(joined: Weights, like: Weights) -> Weights:
     """The inverse of ``_join``."""
     found: Weights = {}
-    for names in _by_type(like):
+    for names in _together(like):
         ends = np.cumsum([like[name].size for name in names])
         for name, array in zip(names, np.split(joined[names[0]], ends[:-1]), strict=True):
             found[name] = array.reshape(like[name].shape)
     return found
 
 
-def _by_type(weights: Weights) -> Iterable[list[str]]:
-    names: dict[np.dtype[Any], list[str]] = {}
+def _together(weights: Weights) -> Iterable[list[str]]:
+    names: dict[tuple[np.dtype[Any], str], list[str]] = {}
     for name, array in weights.items():
-        names.setdefault(array.dtype, []).append(name)
+        names.setdefault((array.dtype, "" if array.nbytes < _LARGE else name), []).append(name)
     return names.values()
 
 

@@ -50,10 +50,12 @@ def strategy(name: str) -> Strategy:
 
 @pytest.mark.parametrize("name", ["fedavg", "fedmedian", "fedtrimmedavg", "krum"])
 @pytest.mark.parametrize("part_bytes", [1, 200, 2**20])
+@pytest.mark.parametrize("large", [30, 2**20])  # bytes: "a" and "c" are larger than the first
 def test_in_parts_equals_the_strategy_on_whole_updates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, part_bytes: int, large: int
 ) -> None:
     monkeypatch.setattr(aggregation, "_PART_BYTES", part_bytes)
+    monkeypatch.setattr(aggregation, "_LARGE", large)
     whole = []
     for i in range(5):
         reply = reply_of(i + 2)
@@ -90,6 +92,11 @@ def test_parts_are_bounded_and_whole_for_strategies_that_compare_updates(
     seen.clear()
     aggregate(counting("krum"), 1, kept(tmp_path, 3), weights(0))
     assert seen == [list(SHAPES)]
+    seen.clear()
+    monkeypatch.setattr(aggregation, "_PART_BYTES", 2**20)
+    monkeypatch.setattr(aggregation, "_LARGE", 30)
+    aggregate(counting("fedavg"), 1, kept(tmp_path, 3), weights(0))
+    assert seen == [["a", "scalar", "c"]]  # "b" is put together with the scalar; large ones are not copied
 
 
 @given(st.data())
