@@ -228,7 +228,7 @@ def test_killed_comparison_resumes_to_the_same_bits(folder: Path, finished: Told
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (folder / "killed" / "summary.json").exists()
-    assert _wait(lambda: _group_is_gone(process.pid), 20), "processes of the killed run go on"
+    assert _wait(lambda: _group_is_gone(process.pid), 60), "processes of the killed run go on"
 
     done = fedretina(folder, "simulate", "resume=killed")
     assert done.returncode == 0, done.stderr
