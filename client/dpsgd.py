@@ -164,16 +164,17 @@ class _PlainForms(TorchFunctionMode):
             return _attention(*args, **(kwargs or {}))
         if function is functional.adaptive_avg_pool2d and args[1] in (1, (1, 1)):
             return args[0].mean(dim=(-2, -1), keepdim=True)
-        if function is functional.conv2d and len(args) == 7 and _is_of_points(*args[1:]):  # as modules call it
+        if function is functional.conv2d and len(args) == 7 and _is_of_points(*args):  # as modules call it
             return _point_product(*args[:3])
         if function in (functional.layer_norm, functional.group_norm):  # in full precision, as autocast on a GPU
             args = (args[0].float(), *args[1:])
         return function(*args, **(kwargs or {}))
 
 
-def _is_of_points(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
-    """Does a convolution look at one point at a time, with the same weights for each?"""
-    return (tuple(weight.shape[2:]), stride, padding, groups) == ((1, 1), (1, 1), (0, 0), 1)
+def _is_of_points(image: Tensor, weight: Tensor, bias: object, stride: Any, padding: Any, _: Any, groups: int) -> bool:
+    """Does a convolution look at one point of a batch's images at a time, with the same weights for each?"""
+    of_one = (tuple(weight.shape[2:]), stride, padding, groups) == ((1, 1), (1, 1), (0, 0), 1)
+    return of_one and image.dim() == 4
 
 
 def _point_product(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

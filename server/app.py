@@ -23,7 +23,7 @@ from server.sites import StudyError
 from server.state import RoundRecord, State
 from server.study import run_study
 from shared.config import Study
-from shared.logs import log_to
+from shared.logs import log_to, quiet_flower
 from shared.memory import keep_freed
 from shared.processes import end_with_parent
 
@@ -90,7 +90,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     log_to()
     log_to(folder / LOG)
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # it tells of every call
+    quiet_flower()
     os.environ["OMP_NUM_THREADS"] = "1"  # of torch, should it be needed: the coordinator trains nothing
     try:
         code = run(folder, name)

@@ -68,7 +68,7 @@ from server.link import (
     uploader,
 )
 from server.waiting import Waiting
-from shared.logs import log_to
+from shared.logs import log_to, quiet_flower
 from shared.memory import keep_freed
 from shared.processes import end_with_parent
 
@@ -321,7 +321,7 @@ def main() -> None:
     keep_freed()
     end_with_parent(int(sys.argv[2]))
     log_to(folder / LOG)
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # it tells of every call
+    quiet_flower()
     settings, state = read_settings(folder), open_link_state(folder / DATABASE)
     admit(state, valid_enrolments(folder))
     threading.Thread(target=watch_enrolments, args=(folder, state), name="enrolments", daemon=True).start()

@@ -19,6 +19,11 @@ _OURS = ("shared", "client", "server", "simulation")
 _FILE_BYTES, _FILES = 20 * 2**20, 5
 
 
+def quiet_flower() -> None:
+    """Flower tells of every call and round; what we tell of them is ours to say."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
 class _Formatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802
         # Where it happened, but not what the exception says: libraries quote values and names of files.

@@ -18,6 +18,7 @@ from client.app import build_app
 from server.state import State
 from server.study import PRETRAINED, Watch, run_study
 from shared.checkpoints import load_arrays
+from shared.logs import quiet_flower
 from shared.weights import Weights
 from simulation.arms import Arm
 from simulation.grid import LocalGrid
@@ -34,7 +35,7 @@ def run_arm(arm: Arm, backend: str, threads: int, watch: Watch, workers: int = 1
         workers: processes of Flower's own engine, each of which is one site after another.
     """
     torch.set_num_threads(threads)
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    quiet_flower()
     logging.getLogger("server.study").setLevel(logging.ERROR)  # whoever watches hears of sites that are left out
     pretrained = None if arm.pretrained is None else load_arrays(arm.pretrained / PRETRAINED)[0]
     with _logs_of_sites(arm.folder / SITES_LOG):

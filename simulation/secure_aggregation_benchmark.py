@@ -9,7 +9,6 @@ sums and masks is left.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from server.state import State
 from server.study import run_study
 from shared.config import FINETUNE, SecAgg, Study
 from shared.errors import FedretinaError
+from shared.logs import quiet_flower
 from shared.metrics import empty_scores
 from simulation.benchmark import read_experiment
 from simulation.cohorts.build import build_cohort
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sites", type=int, default=8, help="hospitals (default %(default)s)")
     parser.add_argument("--patients", type=int, default=320, help="of all hospitals (default %(default)s)")
     options = parser.parse_args(arguments)
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # it tells of every round
+    quiet_flower()
     cohort = [f"cohort.sites={options.sites}", f"cohort.patients={options.patients}"]
     try:
         measure([*STUDY, *cohort, f"finetune.rounds={options.rounds}"], options.pairs, Console(highlight=False))

@@ -61,9 +61,8 @@ def _figures(tables: Tables, features: Features) -> Iterator[FeatureFigure]:
         feature: everybody & set(events.loc[matches(events["code"], feature.codes), "subject_id"])
         for feature in features.codes
     }
-    telling = _telling(having, len(everybody), smallest)
+    telling, hidden = _telling(having, len(everybody), smallest), Cell("patients", len(everybody))
     for code, has in having.items():
-        hidden = Cell("patients", len(everybody))
         yield FeatureFigure(code.name, hidden if code in telling else _coverage(tables, has))
 
 
@@ -83,9 +82,8 @@ def _telling(having: Mapping[CodeFeature, AbstractSet[int]], patients: int, smal
         answered = [len(having[feature]) for feature in answers]
         if len(set().union(*(having[feature] for feature in answers))) < sum(answered):
             continue
-        counts = [*answered, patients - sum(answered)]
-        shown_counts = protect([Count("", count) for count in counts], smallest)
-        telling |= {feature for feature, count in zip(answers, shown_counts, strict=False) if count == WITHHELD}
+        *told, _ = protect([Count("", count) for count in (*answered, patients - sum(answered))], smallest)
+        telling |= {feature for feature, count in zip(answers, told, strict=True) if count == WITHHELD}
     return telling
 
 

@@ -249,6 +249,9 @@ def test_a_private_run_states_every_point_of_its_guarantee(tmp_path: Path) -> No
     assert "Not covered" in text
 
 
+EXEMPT = "not of the patients of pretraining, which was not private"
+
+
 @pytest.mark.parametrize(
     ("pretraining", "said"),
     [
@@ -267,9 +270,6 @@ def test_exempt_pretraining_is_said_wherever_epsilon_is_stated(tmp_path: Path) -
     text = Page(report(tmp_path, MINIMAL | {"privacy": PRIVATE | {"pretraining": "exact"}})).text
     assert "at \u03b4 1e-05; " + EXEMPT in text
     assert "Pretraining was not private. Patients whose scans it used have no guarantee" in text
-
-
-EXEMPT = "not of the patients of pretraining, which was not private"
 
 
 @pytest.mark.parametrize("privacy", [PRIVATE, PRIVATE | {"kind": "none", "stages": {}}])
