@@ -128,7 +128,7 @@ class Parcel:
             tree = get_object_tree(message)
             draft = self.draft(message_to_proto(remove_content_from_message(message)), tree)
             for part, content in get_all_nested_objects(message).items():
-                draft.put(part, content.deflate())
+                draft.write(part, content.deflate())
         draft.commit()
 
     def draft(self, message: ProtoMessage, tree: ObjectTree) -> Draft:
@@ -157,9 +157,13 @@ class Draft:
         (self._folder / _TREE).write_bytes(tree.SerializeToString())
 
     def put(self, part: str, content: bytes) -> None:
-        """Write one part; raises ``MessageError`` when it is not what its name says."""
+        """Write one part that came; raises ``MessageError`` when it is not what its name says."""
         if get_object_id(content) != part:
             raise MessageError("message", "must be of parts named by their SHA-256", value=part)
+        self.write(part, content)
+
+    def write(self, part: str, content: bytes) -> None:
+        """Write one part that was named here."""
         (self._folder / part).write_bytes(content)
 
     def commit(self) -> None:

@@ -134,6 +134,11 @@ def _together(weights: Weights) -> Iterable[list[str]]:
     return names.values()
 
 
+def to_sample_with(strategy: Strategy, weights: Weights) -> ArrayRecord:
+    """What a strategy is given of the weights when it chooses the sites: nothing where it only passes them on."""
+    return ArrayRecord() if type(strategy) in _ELEMENTWISE else to_flower(weights)
+
+
 def to_flower(weights: Weights) -> ArrayRecord:
     """Weights as strategies take them: one entry a tensor."""
     return ArrayRecord({name: Array(array) for name, array in weights.items()})

@@ -22,7 +22,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from server.link import FEDERATION, drop_message, parts_of, replies_to
+from server.link import FEDERATION, drop_messages, drop_run, parts_of, replies_to
 from shared.errors import FedretinaError, MessageError
 from shared.messages import FAILED_AT_SITE, size_of
 from shared.parts import assemble
@@ -139,9 +139,10 @@ class LinkGrid(Grid):
 
     def forget(self, message_ids: Iterable[str]) -> None:
         """Drop messages with their replies, whether they came or not; a reply that comes later is refused."""
-        for message_id in message_ids:
+        dropped = list(message_ids)
+        for message_id in dropped:
             self._limits.pop(message_id, None)
-            drop_message(self.state, message_id)
+        drop_messages(self.state, dropped)
 
     def is_running(self) -> bool:
         """Does Flower hold the run for running?"""
@@ -156,7 +157,7 @@ def end_runs(state: LinkState) -> None:
     """Stop every run, with its messages: sites see it and end what they do for it."""
     for run in state.get_run_info():
         state.stop_run(run.run_id)
-        state.cleanup_run(run.run_id)  # also of a run that ended because its process was killed
+        drop_run(state, run.run_id)  # also of a run that ended because its process was killed
 
 
 @contextmanager
@@ -183,7 +184,7 @@ def running_grid(state: LinkState) -> Iterator[LinkGrid]:
     try:
         yield LinkGrid(state, run_id)
         state.finish_task(task_id, SubStatus.COMPLETED, "")
-        state.cleanup_run(run_id)
+        drop_run(state, run_id)
     except BaseException:
         state.stop_run(run_id)
         raise

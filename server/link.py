@@ -1,7 +1,8 @@
 """What does the coordinator know of sites and messages? Flower's SuperLink state, a database that its processes share.
 
 The study's process writes messages into it and reads replies (``server/grid.py``); the link's process serves it to the
-sites (``server/door.py``). These three files hold the internals of Flower that the coordinator needs;
+sites (``server/door.py``); parts of messages lie beside it (``server/parts.py``). These four files hold the internals
+of Flower that the coordinator needs;
 ``tests/server/test_link.py`` tells when an upgrade breaks them.
 """
 
@@ -33,15 +34,14 @@ from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.state.schema.objectstore_models import ObjectChild, StoredObject
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
-from sqlalchemy import Engine, func, literal, select, update
+from sqlalchemy import Engine, literal, select, update
 
 from server.enrolment import Enrolment
+from server.parts import PartFiles
 
 FEDERATION = NOOP_FEDERATION_ID  # Flower's name for the one federation of a SuperLink without accounts
 _PRAGMAS = {
-    "busy_timeout": "60000",  # Flower waits 5 s for another process's write, less than one of a large model takes
-    "page_size": "65536",  # a model's parts are of megabytes; must come before the journal's mode
-    "secure_delete": "FAST",  # in full, a model that is done with is written once more, as zeros
+    "busy_timeout": "60000",  # Flower waits 5 s for another process's write, less than a slow disk may take
 }
 _LAYOUT = zlib.crc32(version("flwr").encode()) >> 1  # a positive number of 32 bits, which SQLite keeps with a database
 _LOOK_S = 1.0
@@ -59,7 +59,10 @@ def open_link_state(database: Path) -> LinkState:
     with database.with_suffix(".lock").open("a") as stream, warnings.catch_warnings(action="ignore"):
         # Flower's way of laying out the tables is deprecated, and must not be gone by two processes at once.
         fcntl.flock(stream, fcntl.LOCK_EX)
-        state = LinkStateFactory(str(database), NoOpFederationManager(), ObjectStoreFactory(str(database))).state()
+        parts = ObjectStoreFactory(str(database))
+        parts.store_instance = PartFiles(database)
+        parts.store_instance.initialize()
+        state = LinkStateFactory(str(database), NoOpFederationManager(), parts).state()
     _write_seldom(_sql(state))
     return state
 
@@ -94,6 +97,11 @@ def _write_seldom(state: SqlLinkState) -> None:
 def _sql(state: LinkState) -> SqlLinkState:
     assert isinstance(state, SqlLinkState)
     return state
+
+
+def _files(state: LinkState) -> PartFiles:
+    assert isinstance(state.object_store, PartFiles)
+    return state.object_store
 
 
 # Sites
@@ -192,11 +200,12 @@ def parts_of(state: LinkState, message_id: str) -> dict[str, int | None]:
     tree = select(StoredObject.object_id.label("id")).where(StoredObject.object_id == message_id)
     parts = tree.cte("parts", recursive=True)
     parts = parts.union(select(ObjectChild.child_id).where(ObjectChild.parent_id == parts.c.id))
-    query = select(StoredObject.object_id, StoredObject.is_available, func.length(StoredObject.content)).where(
+    query = select(StoredObject.object_id, StoredObject.is_available).where(
         StoredObject.object_id.in_(select(parts.c.id))
     )
+    store = _files(state)
     with _sql(state).session() as session:
-        return {str(part): size if there else None for part, there, size in session.execute(query)}
+        return {str(part): store.size_bytes(str(part)) if there else None for part, there in session.execute(query)}
 
 
 def uploader(state: LinkState, session_id: str) -> int | None:
@@ -211,11 +220,19 @@ def uploader(state: LinkState, session_id: str) -> int | None:
     return None if node_id is None else int64_to_uint64(node_id)
 
 
-def drop_message(state: LinkState, message_id: str) -> None:
-    """Take a message away with its reply, however much of either is there."""
-    query = select(MessageRes.message_id).where(MessageRes.reply_to_message_id == message_id)
-    with _sql(state).session() as session:
-        roots = [message_id, *session.scalars(query)]
-        state.delete_messages(message_ins_ids={message_id})
-        for root in roots:
-            state.object_store.delete(str(root))
+def drop_messages(state: LinkState, message_ids: Iterable[str]) -> None:
+    """Take messages away with their replies, however much of either is there."""
+    for message_id in message_ids:
+        query = select(MessageRes.message_id).where(MessageRes.reply_to_message_id == message_id)
+        with _sql(state).session() as session:
+            roots = [message_id, *session.scalars(query)]
+            state.delete_messages(message_ins_ids={message_id})
+            for root in roots:
+                state.object_store.delete(str(root))
+    _files(state).sweep()
+
+
+def drop_run(state: LinkState, run_id: int) -> None:
+    """Take all messages of a run that has ended away."""
+    state.cleanup_run(run_id)
+    _files(state).sweep()

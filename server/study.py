@@ -15,7 +15,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from server.aggregation import UPDATES, KeptUpdate, aggregate, drop_updates, to_flower
+from server.aggregation import UPDATES, KeptUpdate, aggregate, drop_updates, to_sample_with
 from server.answers import Answers, SingleAnswers
 from server.secure_answers import SummedAnswers
 from server.sites import Collected, Names, Sites, StudyError, benched_sites, wait_of_round
@@ -185,10 +185,10 @@ class _Run:
         for site in sorted(benched):
             log.info("%s round %d: %s is left in peace after failing (strategy.bench_after)", stage, number, site)
         grid = self.sites.among(self.state.members - benched)
+        arrays = to_sample_with(strategy, self.state.weights)
         with sampling_seed(derive_seed(self.study.seed, stage, number, "sampling", attempt)):
-            messages = list(
-                strategy.configure_train(number, to_flower(self.state.weights), content.config_records[CONFIG], grid)
-            )
+            messages = list(strategy.configure_train(number, arrays, content.config_records[CONFIG], grid))
+        del arrays
         for message in messages:
             message.content = RecordDict(dict(message.content.config_records))
         # Strategies name each tensor; on the wire there are few pieces. One of the two is in memory at a time.

@@ -90,7 +90,7 @@ def test_a_run_that_ended_is_told_of(place: Link, north: tuple[int, PrivateKey],
 def test_an_answer_that_the_coordinator_does_not_take_is_not_sent_for_ever(
     place: Link, north: tuple[int, PrivateKey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.door.PARTS_LIMIT", 3)
+    monkeypatch.setattr("server.calls.PARTS_LIMIT", 3)
     with running_grid(place.state) as grid, place.connect(north[1]) as connection:
         grid.push_messages([task(north[0])])
         with pytest.raises(MessageError, match=r"answer must be one that the coordinator takes, got .*too many parts"):

@@ -32,7 +32,7 @@ PHASES: list[list[Place]] = [
     ],
     [
         (STUDY, "server.grid", "LinkGrid._push", 1, "after"),  # one site asked, the others not
-        (LINK, FLEET, "pull_object", 2, "before"),
+        (LINK, "server.calls", "is_part_for", 2, "before"),
         (NODE, "client.parcels", "Draft.commit", 1, "before"),  # while receiving
         (WORKER, "client.work", "train_round", 1, "before"),
     ],
@@ -48,7 +48,7 @@ PHASES: list[list[Place]] = [
     ],
     [
         (NODE, "client.connection", "Connection.pull", 1, "after"),
-        (WORKER, "client.parcels", "Draft.put", 2, "before"),  # the reply is being written
+        (WORKER, "client.parcels", "Draft.write", 2, "before"),  # the reply is being written
         (STUDY, "server.aggregation", "aggregate", 1, "before"),
     ],
     [
@@ -62,12 +62,12 @@ PHASES: list[list[Place]] = [
         (STUDY, "shared.files", "flush", 1, "before"),  # the checkpoint's draft is written, not in its place
     ],
     [
-        (LINK, FLEET, "push_object", 2, "before"),
+        (LINK, "server.parts", "PartFiles.put", 2, "before"),
         (STUDY, "shared.files", "flush", 2, "before"),  # it is in its place, not yet durable
     ],
     [
         (NODE, "client.connection", "Connection.push", 1, "after"),  # sent, not yet cleared
-        (LINK, FLEET, "push_object", 1, "after"),
+        (LINK, "server.parts", "PartFiles.put", 1, "after"),  # a part is in its file, the database does not know
         ("coordinator serve", "server.serve", "_follow", 1, "after"),
     ],
     [

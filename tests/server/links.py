@@ -19,7 +19,7 @@ from client.connection import Connection
 from client.parcels import Parcel
 from server.certificates import CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY
 from server.coordinator import DATABASE, Settings, init
-from server.door import App, build_server, fleet_app
+from server.door import Door, build_server
 from server.enrolment import enrol, revoke, valid_enrolments
 from server.grid import LinkGrid
 from server.link import admit, open_link_state, site_names
@@ -86,13 +86,13 @@ def link(folder: Path) -> Iterator[Link]:
     state = open_link_state(folder / DATABASE)
     with (
         closing(Waiting(folder / DATABASE, hold_s=0.0)) as waiting,
-        serving(fleet_app(state, waiting), folder, port),
+        serving(Door(state, waiting), folder, port),
     ):
         yield Link(folder, state, port)
 
 
 @contextmanager
-def serving(app: App, folder: Path, port: int) -> Iterator[uvicorn.Server]:
+def serving(app: Door, folder: Path, port: int) -> Iterator[uvicorn.Server]:
     """A TLS server of the coordinator's certificate, in a thread."""
     server = build_server(app, "127.0.0.1", port, folder / SERVER_CERTIFICATE, folder / SERVER_KEY)
     thread = threading.Thread(target=server.run, daemon=True)

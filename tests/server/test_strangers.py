@@ -52,9 +52,10 @@ from hypothesis import strategies as st
 from client import connection as connections
 from client.connection import Connection, NotAdmittedError, UnreachableError
 from client.parcels import Parcel
+from server.calls import PARTS_LIMIT
 from server.certificates import CA_CERTIFICATE, create_authority
 from server.coordinator import LOG, Settings, init
-from server.door import PARTS_LIMIT, REQUEST_LIMIT_BYTES
+from server.door import REQUEST_LIMIT_BYTES
 from server.enrolment import enrol, revoke
 from server.grid import LinkGrid, running_grid
 from server.link import is_awaited
