@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,31 @@ def test_what_all_have_alike_stays_to_the_bit(tmp_path: Path, name: str) -> None
     assert merged is not None
     assert np.array_equal(merged["a"], frozen)
     assert not any(np.array_equal(merged["b"], update.weights["b"]) for update in updates[:2])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "parts"),
+    [(20, 3.5), (80, 3.5), (2000, 4.5)],  # of 4 MB, 1 MB, and 40 KB: only small ones are put together, by another copy
+)
+def test_updates_of_a_large_model_are_never_in_memory_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensors: int, parts: float
+) -> None:
+    part, model = 12 * 2**20, 80 * 2**20
+    monkeypatch.setattr(aggregation, "_PART_BYTES", part)
+    like: Weights = {str(i): np.zeros(model // tensors // 4, dtype=np.float32) for i in range(tensors)}
+    updates = []
+    for i in range(3):
+        changed: Weights = {name: np.full_like(array, i) for name, array in like.items()}
+        update = Update(f"site-{i}", "finetune", 1, changed, 10, 0.1, empty_scores(), 0.0)
+        updates.append(keep_update(tmp_path, update, reply_of(i + 2), 1.0))
+    del changed, update
+    whole = strategy("fedavg")
+    tracemalloc.start()
+    try:
+        found = aggregate(whole, 1, updates, like)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found is not None
+    assert found["0"][0] == 1.0
+    assert peak < model + parts * part
