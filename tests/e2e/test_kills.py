@@ -82,7 +82,7 @@ PHASES: list[list[Place]] = [
         (STUDY, "server.report.summary", "write_summary", 1, "before"),
     ],
 ]
-SPARE_ROUNDS = 3  # in which places are armed that were passed too early
+SPARE_ROUNDS = 6  # in which places are armed that were passed too early
 
 SUMS: list[list[Place]] = [  # in a study with secure aggregation
     [("client.worker", "client.secure_aggregation", "_share", 1, "after")],
