@@ -26,6 +26,8 @@ from shared.config import PatientDPSGD, Stage
 from shared.inputs import Alike
 from shared.objectives.objective import Objective
 
+_SMALL = 2**10  # numbers of a weight that is put together with others
+
 Named = dict[str, Tensor]
 
 
@@ -54,7 +56,7 @@ class PatientGradients:
         self._take, self._subjects, self._stage, self._privacy = take, subjects, stage, privacy
         self._release, self._random, self._noise = release, random, noise
         self._expected = 0.0  # patients in a step
-        self._weights: Named = {}
+        self._blocks: _Blocks | None = None
 
     def draw(self, rows: Rows, seed: int) -> list[Rows]:
         """Each patient is in each step by a chance of its own; a step may be of nobody."""
@@ -76,54 +78,99 @@ class PatientGradients:
 
     def backward(self, objective: Objective, rows: Rows, generator: Generator) -> Tensor | None:
         """The loss is not told: it would be another release of the patients' data."""
-        weights = self._weights = self._weights or _trained(objective, self._take)
+        blocks = self._blocks = self._blocks or _Blocks(_trained(objective, self._take))
         optimizer = DPOptimizer(
-            torch.optim.SGD(list(weights.values())),  # holds the weights; the stage's optimizer takes the steps
+            torch.optim.SGD(blocks.flat),  # holds the weights; the stage's optimizer takes the steps
             noise_multiplier=self._release.noise_multiplier,
             max_grad_norm=self._privacy.clip,
             expected_batch_size=self._expected,  # not whole, and need not be
             generator=self._noise,
             secure_mode=True,  # of floating point attacks (arXiv 2107.10138); it needs no generator of its own
         )
-        for gradients in self._of_patients(objective, weights, rows, generator):
-            for name, weight in weights.items():
-                weight.grad_sample = gradients[name]  # type: ignore[attr-defined]
+        for gradients in self._of_patients(objective, blocks, rows, generator):
+            for block, gradient in zip(blocks.flat, gradients, strict=True):
+                block.grad_sample = gradient  # type: ignore[attr-defined]
             optimizer.clip_and_accumulate()
         optimizer.add_noise()
         optimizer.scale_grad()
-        for weight in weights.values():
-            weight.grad_sample = weight.summed_grad = None  # type: ignore[attr-defined]
+        blocks.hand_over()
         return None
 
-    def _of_patients(self, objective: Objective, weights: Named, rows: Rows, generator: Generator) -> Iterator[Named]:
+    def _of_patients(
+        self, objective: Objective, blocks: _Blocks, rows: Rows, generator: Generator
+    ) -> Iterator[list[Tensor]]:
         """Gradients (P, …) of at most ``micro_batch`` patients at once; of no patient, (0, …)."""
         if not len(rows):
-            yield {name: weight.new_zeros(0, *weight.shape) for name, weight in weights.items()}
+            yield blocks.zeros(0)
         starts = np.unique(self._subjects[rows], return_index=True)[1][:: self._privacy.micro_batch]
         for part in np.split(rows, starts[1:]) if len(rows) else ():
-            yield self._of_part(objective, weights, part, generator)
+            yield self._of_part(objective, blocks, part, generator)
 
-    def _of_part(self, objective: Objective, weights: Named, rows: Rows, generator: Generator) -> Named:
-        device = next(iter(weights.values())).device
+    def _of_part(self, objective: Objective, blocks: _Blocks, rows: Rows, generator: Generator) -> list[Tensor]:
+        device = blocks.flat[0].device
         _, patient, count = np.unique(self._subjects[rows], return_inverse=True, return_counts=True)
         patient_of_row = torch.from_numpy(patient).to(device)
         share = torch.from_numpy((1.0 / count)[patient]).to(device, torch.float32)
         mean = torch.zeros(len(count), len(rows), device=device)  # of each patient's rows, as a matrix
         mean[patient_of_row, torch.arange(len(rows), device=device)] = share
-        total: Named = {}
+        total: list[Tensor] = []
         batch = self._take(rows).to(device)
         for at, examples in batch.alike():
             prepared = objective.prepare(examples, generator)
             if not prepared.tensors():  # nothing was seen of these
                 continue
-            gradients = example_gradients(objective, weights, prepared, self._stage.precision)
-            found = {name: _finite(gradient) for name, gradient in gradients.items()}
+            gradients = example_gradients(objective, blocks.weights, prepared, self._stage.precision)
+            found = [_finite(gradient) for gradient in blocks.join(gradients)]
             if len(at) == len(rows) == len(count):  # one example of each patient, all alike
                 return found
-            for name, gradient in found.items():
-                part = (mean[:, at] @ gradient.reshape(len(at), -1)).view(len(count), *gradient.shape[1:])
-                total[name] = total[name] + part if name in total else part
-        return total or {name: weight.new_zeros(len(count), *weight.shape) for name, weight in weights.items()}
+            parts = [mean[:, at] @ gradient for gradient in found]
+            total = [before + part for before, part in zip(total, parts, strict=True)] if total else parts
+        return total or blocks.zeros(len(count))
+
+
+class _Blocks:
+    """Weights as rows of numbers, small ones together: calls for each of a hundred tensors cost more than the work.
+
+    Args:
+        weights: those that are trained, by name.
+
+    Attributes:
+        flat: each block, (n,); Opacus sees these.
+    """
+
+    def __init__(self, weights: Named) -> None:
+        self.weights = weights
+        together: dict[object, list[str]] = {}
+        for name, weight in weights.items():
+            together.setdefault((weight.dtype, "" if weight.numel() <= _SMALL else name), []).append(name)
+        self._names = list(together.values())
+        self.flat = [self._flatten(names).requires_grad_() for names in self._names]
+
+    def _flatten(self, names: Sequence[str]) -> Tensor:
+        if len(names) == 1:
+            return self.weights[names[0]].detach().flatten()
+        return torch.cat([self.weights[name].detach().flatten() for name in names])
+
+    def join(self, gradients: Named) -> list[Tensor]:
+        """Gradients by name (E, …) as one of each block (E, n)."""
+        flat = {name: gradient.flatten(1) for name, gradient in gradients.items()}
+        return [
+            flat[names[0]] if len(names) == 1 else torch.cat([flat[name] for name in names], dim=1)
+            for names in self._names
+        ]
+
+    def zeros(self, count: int) -> list[Tensor]:
+        """The gradients of so many examples that tell nothing."""
+        return [block.new_zeros(count, len(block)) for block in self.flat]
+
+    def hand_over(self) -> None:
+        """Give each weight its share of the blocks' gradient."""
+        for names, block in zip(self._names, self.flat, strict=True):
+            assert block.grad is not None
+            shares = torch.split(block.grad, [self.weights[name].numel() for name in names])
+            for name, share in zip(names, shares, strict=True):
+                self.weights[name].grad = share.view_as(self.weights[name])
+            block.grad = block.grad_sample = block.summed_grad = None  # type: ignore[attr-defined]
 
 
 def _finite(gradients: Tensor) -> Tensor:
