@@ -42,7 +42,7 @@ from server.link import deliver_again, deliver_no_more, is_awaited, is_part_for,
 
 PARTS_LIMIT = 20_000  # of one reply; a model has a few hundred tensors
 
-log = logging.getLogger("server.door")
+log = logging.getLogger("server.door")  # one place tells of all that the link refuses
 
 
 def _activate_node(request: ActivateNodeRequest, state: LinkState) -> ActivateNodeResponse:

@@ -79,13 +79,13 @@ class Door:
             response = Response(status_code=status)
         if response.status_code in _REFUSALS:
             address = (scope.get("client") or ("?",))[0]
-            log.warning("%s refused to %s: status %d", request.url.path[:100], address, response.status_code)
+            log.warning("%s refused to %s: status %d", request.scope["path"][:100], address, response.status_code)
         await response(scope, receive, send)
 
     async def _refusal(self, request: Request) -> int | None:
         """The status that refuses a request unread."""
         headers = request.headers
-        if request.url.path not in CALLS:
+        if request.scope["path"] not in CALLS:
             return 404
         if request.method != "POST":
             return 405
@@ -105,7 +105,8 @@ class Door:
             key = b64decode(header, validate=True)
         except ValueError:
             return False
-        if self._seen.get(key, 0.0) > time.monotonic() - _ENROLMENTS_S:
+        seen = self._seen.get(key)
+        if seen is not None and time.monotonic() - seen < _ENROLMENTS_S:
             return True
         if await run_in_threadpool(self._link.get_node_id_by_public_key, key) is None:
             self._seen.pop(key, None)
@@ -114,13 +115,13 @@ class Door:
         return True
 
     async def _respond(self, body: bytes, request: Request) -> Response:
-        message = PROTOBUF_REQUEST_TYPES["POST", request.url.path]()
+        message = PROTOBUF_REQUEST_TYPES["POST", request.scope["path"]]()
         try:
             message.ParseFromString(body)
         except DecodeError:
             raise HTTPException(400, "not a message of Flower's") from None
         request.state.protobuf_request = message  # where Flower's authentication looks for it
-        if request.url.path == PULL_MESSAGES:  # the answer waits for a message
+        if request.scope["path"] == PULL_MESSAGES:  # the answer waits for a message
             await run_in_threadpool(authenticate_node, request)
             if not await self._waiting.for_task(message.node.node_id):
                 return Response(media_type=PROTOBUF_MEDIA_TYPE)
@@ -129,7 +130,7 @@ class Door:
 
     def _call(self, request: Request, message: Any) -> bytes:
         authenticate_node(request)
-        answer: bytes = CALLS[request.url.path](message, self._link).SerializeToString()
+        answer: bytes = CALLS[request.scope["path"]](message, self._link).SerializeToString()
         return answer
 
 

@@ -1,9 +1,9 @@
 """What does the coordinator know of sites and messages? Flower's SuperLink state, a database that its processes share.
 
 The study's process writes messages into it and reads replies (``server/grid.py``); the link's process serves it to the
-sites (``server/door.py``); parts of messages lie beside it (``server/parts.py``). These four files hold the internals
-of Flower that the coordinator needs;
-``tests/server/test_link.py`` tells when an upgrade breaks them.
+sites (``server/door.py``, ``server/calls.py``); parts of messages lie beside it (``server/parts.py``). These five files
+hold the internals of Flower that the coordinator needs; ``tests/server/test_link.py`` tells when an upgrade breaks
+them.
 """
 
 from __future__ import annotations

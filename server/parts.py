@@ -59,4 +59,4 @@ class PartFiles(SqlObjectStore):
             kept = set(session.scalars(select(StoredObject.object_id)))
             for file in self.folder.iterdir():
                 if file.name not in kept:
-                    file.unlink()
+                    file.unlink(missing_ok=True)
