@@ -151,7 +151,7 @@ def study(
 
     composed = _study(context, settings)
     write_atomic(out, to_json(composed).encode())
-    typer.echo(f"{out}: study {composed.name} {digest(composed)[:12]}")
+    typer.echo(f"{out}: study '{composed.name}' {digest(composed)[:12]}")
     typer.echo(f"Next: a site approves it by fedretina site approve {out.name} --site DIR")
 
 
