@@ -22,7 +22,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from server.link import FEDERATION, drop_messages, drop_run, parts_of, replies_to
+from server.link import FEDERATION, drop_messages, drop_runs, parts_of, replies_to
 from shared.errors import FedretinaError, MessageError
 from shared.messages import FAILED_AT_SITE, size_of
 from shared.parts import assemble
@@ -155,9 +155,10 @@ class LinkGrid(Grid):
 
 def end_runs(state: LinkState) -> None:
     """Stop every run, with its messages: sites see it and end what they do for it."""
-    for run in state.get_run_info():
-        state.stop_run(run.run_id)
-        drop_run(state, run.run_id)  # also of a run that ended because its process was killed
+    runs = [run.run_id for run in state.get_run_info()]
+    for run_id in runs:
+        state.stop_run(run_id)
+    drop_runs(state, runs)  # also of a run that ended because its process was killed
 
 
 @contextmanager
@@ -184,9 +185,10 @@ def running_grid(state: LinkState) -> Iterator[LinkGrid]:
     try:
         yield LinkGrid(state, run_id)
         state.finish_task(task_id, SubStatus.COMPLETED, "")
-        drop_run(state, run_id)
+        drop_runs(state, [run_id])
     except BaseException:
         state.stop_run(run_id)
+        drop_runs(state, [run_id])
         raise
     finally:
         ended.set()

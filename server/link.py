@@ -232,7 +232,8 @@ def drop_messages(state: LinkState, message_ids: Iterable[str]) -> None:
     _files(state).sweep()
 
 
-def drop_run(state: LinkState, run_id: int) -> None:
-    """Take all messages of a run that has ended away."""
-    state.cleanup_run(run_id)
+def drop_runs(state: LinkState, run_ids: Iterable[int]) -> None:
+    """Take all messages of runs that have ended away."""
+    for run_id in run_ids:
+        state.cleanup_run(run_id)
     _files(state).sweep()

@@ -17,7 +17,7 @@ from server.coordinator import DATABASE
 from server.grid import running_grid
 from server.link import drop_messages, open_link_state, parts_of
 from server.parts import PartFiles
-from tests.server.links import LARGE, answer, link, take_part, task
+from tests.server.links import LARGE, Link, answer, link, take_part, task
 
 RUN = 1
 
@@ -97,6 +97,16 @@ def test_no_file_stays_when_messages_are_dropped_or_a_run_ends(tmp_path: Path) -
             assert not list(files.iterdir())
             grid.push_messages([task(place.node("north"), LARGE)])
         assert not list(files.iterdir())
+        with pytest.raises(SystemExit):
+            ask_and_stop(place)
+        assert not list(files.iterdir())
+
+
+def ask_and_stop(place: Link) -> None:
+    """As ``coordinator stop`` ends a study's process."""
+    with running_grid(place.state) as grid:
+        grid.push_messages([task(place.node("north"), LARGE)])
+        raise SystemExit(143)
 
 
 def test_a_part_that_is_not_what_its_name_says_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
