@@ -85,7 +85,7 @@ def link(folder: Path) -> Iterator[Link]:
     init(folder, Settings(port=port))
     state = open_link_state(folder / DATABASE)
     with (
-        closing(Waiting(folder / DATABASE, hold_s=0.0)) as waiting,
+        closing(Waiting(folder / DATABASE, hold_s=0.1)) as waiting,  # longer than what it saw last may be old
         serving(Door(state, waiting), folder, port),
     ):
         yield Link(folder, state, port)
