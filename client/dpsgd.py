@@ -25,6 +25,7 @@ from shared.accounting import Release
 from shared.config import PatientDPSGD, Stage
 from shared.inputs import Alike
 from shared.objectives.objective import Objective
+from shared.weights import small_together
 
 _SMALL = 2**10  # numbers of a weight that is put together with others
 
@@ -140,10 +141,7 @@ class _Blocks:
 
     def __init__(self, weights: Named) -> None:
         self.weights = weights
-        together: dict[object, list[str]] = {}
-        for name, weight in weights.items():
-            together.setdefault((weight.dtype, "" if weight.numel() <= _SMALL else name), []).append(name)
-        self._names = list(together.values())
+        self._names = small_together(weights, lambda weight: weight.numel() <= _SMALL)
         self.flat = [self._flatten(names).requires_grad_() for names in self._names]
 
     def _flatten(self, names: Sequence[str]) -> Tensor:

@@ -7,10 +7,9 @@ at a time; the others see whole updates.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -19,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, FedProx, FedTrimmedAvg, S
 from shared.errors import MessageError
 from shared.messages import ARRAYS, EXAMPLES, METRICS, Update
 from shared.metrics import Scores
-from shared.weights import Weights, alike
+from shared.weights import Weights, alike, small_together
 
 UPDATES = "updates"  # folder of the updates of the round that is on, in a run's
 _ELEMENTWISE = {FedAvg, FedMedian, FedProx, FedTrimmedAvg}
@@ -127,11 +126,8 @@ def _split(joined: Weights, like: Weights) -> Weights:
     return found
 
 
-def _together(weights: Weights) -> Iterable[list[str]]:
-    names: dict[tuple[np.dtype[Any], str], list[str]] = {}
-    for name, array in weights.items():
-        names.setdefault((array.dtype, "" if array.nbytes < _LARGE else name), []).append(name)
-    return names.values()
+def _together(weights: Weights) -> list[list[str]]:
+    return small_together(weights, lambda array: array.nbytes < _LARGE)
 
 
 def to_sample_with(strategy: Strategy, weights: Weights) -> ArrayRecord:

@@ -34,11 +34,9 @@ class PartFiles(SqlObjectStore):
         """Write a part, of which the database knows that it is to come."""
         validate_object_content(object_content)
         handle = os.open(self.folder / object_id, os.O_CREAT | os.O_WRONLY, 0o600)
-        with open(handle, "wb", buffering=0) as stream:
-            rest = memoryview(object_content)
-            while rest:
-                rest = rest[stream.write(rest) :]
-            stream.truncate()
+        with open(handle, "wb") as stream:
+            stream.write(object_content)
+            stream.truncate()  # what a killed writer left may be longer
         super().put(object_id, _WRITTEN)
 
     def get(self, object_id: str) -> bytes | None:

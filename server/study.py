@@ -185,10 +185,12 @@ class _Run:
         for site in sorted(benched):
             log.info("%s round %d: %s is left in peace after failing (strategy.bench_after)", stage, number, site)
         grid = self.sites.among(self.state.members - benched)
-        arrays = to_sample_with(strategy, self.state.weights)
         with sampling_seed(derive_seed(self.study.seed, stage, number, "sampling", attempt)):
-            messages = list(strategy.configure_train(number, arrays, content.config_records[CONFIG], grid))
-        del arrays
+            messages = list(
+                strategy.configure_train(
+                    number, to_sample_with(strategy, self.state.weights), content.config_records[CONFIG], grid
+                )
+            )
         for message in messages:
             message.content = RecordDict(dict(message.content.config_records))
         # Strategies name each tensor; on the wire there are few pieces. One of the two is in memory at a time.

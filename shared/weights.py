@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # processes that only pass weights on start without torch
     from torch import Tensor, nn
 
 Weights = dict[str, NDArray[np.generic]]
+Values = TypeVar("Values", "NDArray[np.generic]", "Tensor")
 
 
 def size_bytes(weights: Mapping[str, NDArray[np.generic]]) -> int:
@@ -26,6 +27,17 @@ def alike(updates: Sequence[Weights]) -> Weights:
     """Those tensors that are the same in all of some updates, of which there is one at least."""
     first, *others = updates
     return {name: array for name, array in first.items() if all(np.array_equal(array, o[name]) for o in others)}
+
+
+def small_together(weights: Mapping[str, Values], is_small: Callable[[Values], bool]) -> list[list[str]]:
+    """Names in groups: all small tensors of one type, each other one by itself, both as they come.
+
+    What is done tensor by tensor takes longer in calls than in work where there are many small ones.
+    """
+    groups: dict[object, list[str]] = {}
+    for name, values in weights.items():
+        groups.setdefault((values.dtype, "" if is_small(values) else name), []).append(name)
+    return list(groups.values())
 
 
 def hash_weights(found: hashlib._Hash, weights: Mapping[str, NDArray[np.generic]]) -> None:

@@ -14,11 +14,14 @@ from fastapi.routing import APIRoute
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.server.superlink.utils import check_abort
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import SQLITE_PRAGMAS
+from flwr.supercore.error import http_error_translator
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.supercore.state.alembic.utils import run_migrations
+from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from flwr.superlink.routers.fleet.router import router as flowers_router
 from flwr.superlink.servicer.fleet import fleet_handlers
 from sqlalchemy import Engine
@@ -174,7 +177,6 @@ def test_tables_are_laid_out_once_for_each_version_of_flower(place: Link, monkey
 def test_processes_wait_for_one_another_a_minute(place: Link) -> None:
     assert isinstance(place.state, SqlLinkState)
     assert place.state.query("PRAGMA busy_timeout") == [{"timeout": 60_000}]
-
     assert dict(SQLITE_PRAGMAS) != dict(sql_mixin.SQLITE_PRAGMAS)  # type: ignore[attr-defined]
 
 
@@ -195,6 +197,14 @@ def test_handlers_take_what_they_are_given() -> None:
         assert list(inspect.signature(getattr(fleet_handlers, name)).parameters) == ["request", "state"], name
     for name in ("pull_messages", "confirm_message_received"):
         assert list(inspect.signature(getattr(fleet_handlers, name)).parameters) == ["request", "state", "store"], name
+
+
+def test_what_the_door_takes_from_flower_is_called_as_it_was() -> None:
+    assert list(inspect.signature(authenticate_node).parameters) == ["request"]
+    assert list(inspect.signature(http_error_translator).parameters) == ["request", "call_next"]
+    assert list(inspect.signature(check_abort).parameters) == ["run_id", "abort_status_list", "state"]
+    stored = ["self", "run_id", "session_id", "object_id", "object_content"]
+    assert list(inspect.signature(SqlLinkState.store_object).parameters) == stored
 
 
 def test_a_message_and_its_reply_are_rows_until_they_are_dropped(place: Link, north: Member, tmp_path: Path) -> None:
