@@ -19,15 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from shared.errors import SiteError
 from shared.site_folder import SiteFolder
 
-_FORMAT = 2  # raise it when decoding changes, so that old caches are not taken for new ones
-_DECODED_TOGETHER = 16
+_FORMAT = 3  # raise it when decoding changes, so that old caches are not taken for new ones
+_DECODED_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -55,25 +54,28 @@ def open_pixels(folder: SiteFolder, height: int, width: int) -> Pixels:
     if not cache.exists():
         _build(folder, index, height, width, cache)
     values = np.load(cache / "values.npy", mmap_mode="r")
-    return Pixels(values, pd.read_parquet(cache / "table.parquet"), pd.read_parquet(cache / "quarantined.parquet"))
+    failed = pd.read_parquet(cache / "quarantined.parquet")
+    return Pixels(values, index.drop(index=failed.index).reset_index(drop=True), failed.reset_index(drop=True))
 
 
 def _digest(folder: SiteFolder, index: pd.DataFrame, height: int, width: int) -> str:
-    """Names the pixels: by the whole index, the size, and each file's length and time of change."""
+    """Names the pixels: by their size, and what the index says of each file, its length and time of change."""
     digest = hashlib.sha256(json.dumps([_FORMAT, height, width]).encode())
-    table = pa.Table.from_pandas(index, preserve_index=False).replace_schema_metadata(None)
-    with pa.BufferOutputStream() as sink:
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)  # all columns: the table is kept beside the pixels
-        digest.update(sink.getvalue())
     files = os.fspath(folder.image_files)
-    for path in index["path"]:
+    for image_id, path, frame, sha256 in _scans(index):
         try:
             status = os.stat(f"{files}/{path}")
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            stamp = f"{status.st_size}\0{status.st_mtime_ns}"
         except OSError:
-            digest.update(f"{path}\0absent\n".encode())
+            stamp = "absent"
+        digest.update(f"{image_id}\0{path}\0{frame}\0{sha256}\0{stamp}\n".encode())
     return digest.hexdigest()[:24]
+
+
+def _scans(index: pd.DataFrame) -> Iterator[tuple[str, str, int, str]]:
+    """Name, path, frame and SHA-256 of each scan, one after another."""
+    frames = index["frame"].fillna(0).astype(int)
+    return zip(index["image_id"], index["path"], frames, index["sha256"], strict=True)
 
 
 def _build(folder: SiteFolder, index: pd.DataFrame, height: int, width: int, cache: Path) -> None:
@@ -86,9 +88,8 @@ def _build(folder: SiteFolder, index: pd.DataFrame, height: int, width: int, cac
             for place, row in enumerate(kept):
                 if place != row:
                     rows.write(place, rows.read(int(row)))
-        index.iloc[kept].reset_index(drop=True).to_parquet(draft / "table.parquet")
         failed = index.loc[reasons != "", ["image_id", "path"]].astype(str).assign(reason=reasons[reasons != ""])
-        failed.reset_index(drop=True).to_parquet(draft / "quarantined.parquet")
+        failed.to_parquet(draft / "quarantined.parquet")  # with their places in the index
         try:
             os.rename(draft, cache)
         except OSError:
@@ -161,12 +162,12 @@ def _decode_into(rows: _Rows, folder: SiteFolder, index: pd.DataFrame) -> list[s
 
     Decoding runs on threads, as Pillow leaves the interpreter lock; a thread takes several, as each is soon done.
     """
-    scans = list(zip(index["path"], index["frame"].fillna(0).astype(int), index["sha256"], strict=True))
     files = folder.image_files
 
     def decode_some(start: int) -> list[str]:
         reasons = []
-        for row, (path, frame, sha256) in enumerate(scans[start : start + _DECODED_TOGETHER], start):
+        some = _scans(index.iloc[start : start + _DECODED_TOGETHER])
+        for row, (_, path, frame, sha256) in enumerate(some, start):
             pixels, reason = decode(files / path, frame, sha256, rows.height, rows.width)
             if pixels is not None:
                 rows.write(row, pixels)
@@ -174,7 +175,7 @@ def _decode_into(rows: _Rows, folder: SiteFolder, index: pd.DataFrame) -> list[s
         return reasons
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(chain.from_iterable(pool.map(decode_some, range(0, len(scans), _DECODED_TOGETHER))))
+        return list(chain.from_iterable(pool.map(decode_some, range(0, len(index), _DECODED_TOGETHER))))
 
 
 def decode(file: Path, frame: int, sha256: str, height: int, width: int) -> tuple[NDArray[np.uint8] | None, str]:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from filecmp import cmp
 from pathlib import Path
 
 
@@ -16,14 +17,21 @@ def write_atomic(file: Path, content: bytes) -> None:
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A draft that takes the file's place, durably, when the block ends well, and is gone when it does not."""
+def replacing(file: Path, *, unless_equal: bool = False) -> Iterator[Path]:
+    """A draft that takes the file's place, durably, when the block ends well, and is gone when it does not.
+
+    Args:
+        unless_equal: leave a file as it is that holds just that already.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
     os.close(handle)
     draft = Path(name)
     try:
         yield draft
+        if unless_equal and file.exists() and cmp(draft, file, shallow=False):
+            draft.unlink()
+            return
         flush(draft)
         os.replace(draft, file)
     except BaseException:

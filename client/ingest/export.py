@@ -74,7 +74,8 @@ class Scan:
         acquired_at: without zone, in the site's time zone.
         modality: OCT or IR.
         image: pixels (H, W), uint8 or uint16; or the bytes of a PNG or JPEG file, of which only the pixels are kept.
-        partner: key of the infrared scan that belongs to this OCT, where the export says so or has both in one file.
+        partner: of an OCT, the key of the infrared scan that belongs to it, where the export says so or has both in one
+            file. Where it has a name for the pair instead, that name, of both scans.
         is_central: of the B-scans of a volume, the one that is paired with the infrared scan.
         spacing_mm: (row, column) size of a pixel; None when unknown.
         quality: as the device states it.

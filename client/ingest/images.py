@@ -90,7 +90,6 @@ def find(export: Path, mapping_file: Path | None) -> Iterator[Source]:
     mapping = read_mapping(mapping_file)
     root = export if export.is_dir() else export.parent
     table = _table(export, mapping)
-    partners = _partners(table, mapping) if mapping.pair else {}
     yield ListedSource(
         table.relative_to(root).as_posix(), (table,), left_out=LeftOut(SKIPPED, "is the table of the scans")
     )
@@ -98,7 +97,7 @@ def find(export: Path, mapping_file: Path | None) -> Iterator[Source]:
         places = _places(opened, mapping, table.name)
         for number, cells in opened.rows:
             row = None if cells is None else {name: cells[place] for name, place in places.items()}
-            yield _source(row, f"{table.name}, row {number}", root, mapping, partners)
+            yield _source(row, f"{table.name}, row {number}", root, mapping)
 
 
 def _table(export: Path, mapping: ImageMapping) -> Path:
@@ -127,28 +126,26 @@ def _places(table: Table, mapping: ImageMapping, name: str) -> Mapping[str, int]
     return places
 
 
-def _source(
-    row: Mapping[str, str] | None, name: str, root: Path, mapping: ImageMapping, partners: Mapping[str, str]
-) -> ListedSource:
+def _source(row: Mapping[str, str] | None, name: str, root: Path, mapping: ImageMapping) -> ListedSource:
     files: tuple[Path, ...] = ()
     try:
         if row is None:
             raise LeftOutError(QUARANTINED, "is a row that does not fit the columns of the table")
         path = inside(row["path"])
         name, files = path.as_posix(), (root / path,)
-        return ListedSource(name, files, scan=_scan(row, name, mapping, partners))
+        return ListedSource(name, files, scan=_scan(row, name, mapping))
     except LeftOutError as error:
         return ListedSource(name, files, left_out=error.left_out)
 
 
-def _scan(row: Mapping[str, str], name: str, mapping: ImageMapping, partners: Mapping[str, str]) -> Scan:
+def _scan(row: Mapping[str, str], name: str, mapping: ImageMapping) -> Scan:
     """What a row says of its scan; raises ``LeftOutError`` where it does not say enough."""
     patient, eye = row["patient"], mapping.eye_values.get(row["eye"]) or eye_of(row["eye"])
     if not patient:
         raise LeftOutError(QUARANTINED, "has no patient")
     modality = mapping.every_modality or _modality(row["modality"], mapping)
     acquired_at = _time(row["acquired_at"], mapping)
-    pair = row.get("pair") if modality == OCT else None
+    pair = row.get("pair")
     return Scan(
         patient=patient,
         # All of it: two exports may use the same path for different scans.
@@ -158,34 +155,10 @@ def _scan(row: Mapping[str, str], name: str, mapping: ImageMapping, partners: Ma
         modality=modality,
         image=b"",
         device=mapping.every_device or row.get("device", ""),
-        # Where the table names a pair but not one infrared scan of it, a key of nothing: unpaired, not paired by time.
-        partner=partners.get(_pair(patient, eye, pair), f"pair {pair}") if pair else None,
+        partner="\0".join(["pair", patient, eye, pair]) if pair else None,
         spacing_mm=_spacing(row),
         quality=_number(row.get("quality", "")),
     )
-
-
-def _partners(table: Path, mapping: ImageMapping) -> Mapping[str, str]:
-    """The key of the infrared scan of each pair that has one, from a first reading of the table."""
-    found: dict[str, str | None] = {}
-    with open_table(table, mapping.separator, mapping.encoding) as opened:
-        places = _places(opened, mapping, table.name)
-        for _, cells in opened.rows:
-            row = {name: cells[place] for name, place in places.items()} if cells else {}
-            if not row.get("pair"):
-                continue
-            try:
-                scan = _scan(row, inside(row["path"]).as_posix(), mapping, {})
-            except LeftOutError:
-                continue
-            if scan.modality == IR:
-                pair = _pair(scan.patient, scan.eye, row["pair"])
-                found[pair] = None if pair in found else scan.key
-    return {pair: key for pair, key in found.items() if key}
-
-
-def _pair(patient: str, eye: str, pair: str) -> str:
-    return "\0".join([patient, eye, pair])
 
 
 def _modality(word: str, mapping: ImageMapping) -> str:

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from client.ingest import journal
+from client.ingest.journal import JOURNAL, Journal
 from client.ingest.pairing import Candidate, pair
 from shared.errors import SiteError
-from shared.site_folder import IMAGES
+from shared.files import replacing
+from shared.site_folder import IMAGES, OCT
 
 INDEX = "imaging/index.parquet"
-_CANDIDATE = ("image_id", "subject_id", "eye", "device", "modality", "acquired_at", "partner", "is_central")
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The scans of a site.
-
-    Attributes:
-        scans: columns of ``journal.SCANS``, by image_id.
-        holders: source and SHA-256 of each scan, by image_id.
-        broken: sources of which a picture is missing or cut short.
-    """
-
-    scans: pa.Table
-    holders: Mapping[str, tuple[str, str]]
-    broken: frozenset[str] = frozenset()
+_AT_ONCE = 2048  # rows in memory
+_CANDIDATES = """
+SELECT image_id, subject_id, eye, device, modality, acquired_us, partner, is_central,
+    EXISTS (SELECT 1 FROM scans AS other WHERE other.partner = scans.partner AND other.modality = ?), pair_id
+FROM scans ORDER BY subject_id
+"""
+_INDEXED = "SELECT *, acquired_us AS acquired_at, 0 AS frame FROM scans ORDER BY image_id"
 
 
 def check_folder(folder: Path) -> None:
@@ -41,71 +30,60 @@ def check_folder(folder: Path) -> None:
     if not (folder / "dataset.yaml").exists():
         remedy = f"Make it first: fedretina site init {folder}."
         raise SiteError(str(folder), "must be a site folder", remedy=remedy)
-    if (folder / INDEX).exists() and not (folder / journal.SCANS_FILE).exists():
+    if (folder / INDEX).exists() and not (folder / JOURNAL).exists():
         remedy = "Import into a new folder, or restore the state/ folder that belongs to this one."
         raise SiteError(str(folder / INDEX), "must have been made by imports into this folder", remedy=remedy)
 
 
-def open_tables(folder: Path) -> Tables:
-    """What the journal has, and which of it is not on the disk."""
-    scans = journal.read_scans(folder)
-    broken = set()
-    for path, size, source in zip(*(scans[name].to_pylist() for name in ("path", "bytes", "source")), strict=True):
-        try:
-            whole = os.stat(folder / "imaging" / "files" / path).st_size == size
-        except OSError:
-            whole = False
-        if not whole:
-            broken.add(source)
-    return Tables(scans, _holders(scans), frozenset(broken))
+def find_pairs(journal: Journal, within_s: float) -> None:
+    """Say in the journal which scan belongs to which, patient by patient."""
+    rows = journal.rows.execute(_CANDIDATES, (OCT,))
+    candidates = ((_candidate(row[:-1]), row[-1]) for row in rows)
+    changes: list[tuple[str | None, str]] = []
+    for _, scans in groupby(candidates, lambda row: row[0].subject_id):
+        before = dict(scans)
+        pairs = pair(before, within_s)
+        found = {**{oct_id: oct_id for oct_id in pairs}, **{ir_id: oct_id for oct_id, ir_id in pairs.items()}}
+        changes += [
+            (found.get(scan.image_id), scan.image_id)
+            for scan, pair_id in before.items()
+            if found.get(scan.image_id) != pair_id
+        ]
+        if len(changes) > _AT_ONCE:
+            _change(journal, changes)
+            changes = []
+    _change(journal, changes)
 
 
-def _holders(scans: pa.Table) -> dict[str, tuple[str, str]]:
-    columns = [scans[name].to_pylist() for name in ("image_id", "source", "sha256")]
-    return {image_id: (source, sha256) for image_id, source, sha256 in zip(*columns, strict=True)}
+def _candidate(row: tuple[str, int, str, str, str, int, str | None, int, int]) -> Candidate:
+    image_id, subject_id, eye, device, modality, acquired_us, partner, is_central, is_named = row
+    told = image_id, subject_id, eye, device, modality, acquired_us, partner
+    return Candidate(*told, is_central=bool(is_central), is_named=bool(is_named))
 
 
-def merge(tables: Tables, changed: Mapping[str, Mapping[str, object]], reread: set[str]) -> Tables:
-    """The tables without the rows of some sources, and with changed rows in the place of those of the same scan."""
-    if not changed and not reread:
-        return tables
-    scans = tables.scans
-    gone = pc.or_(
-        pc.is_in(scans["source"], pa.array(sorted(reread), pa.string())),
-        pc.is_in(scans["image_id"], pa.array(sorted(changed), pa.string())),
-    )
-    new = pa.Table.from_pylist([dict(row) for row in changed.values()], schema=journal.SCANS)
-    scans = pa.concat_tables([scans.filter(pc.invert(gone)), new]).sort_by("image_id").combine_chunks()
-    return Tables(scans, _holders(scans), tables.broken)
+def _change(journal: Journal, changes: list[tuple[str | None, str]]) -> None:
+    journal.rows.executemany("UPDATE scans SET pair_id = ? WHERE image_id = ?", changes)
 
 
-def write(folder: Path, tables: Tables, within_s: float) -> None:
+def write(folder: Path, journal: Journal) -> None:
     """Replace the index, where it is not the same already."""
-    pairs = pair(_candidates(tables.scans), within_s)
-    named = {**{oct_id: oct_id for oct_id in pairs}, **{ir_id: oct_id for oct_id, ir_id in pairs.items()}}
-    pair_ids = pa.array([named.get(image_id) for image_id in tables.scans["image_id"].to_pylist()], pa.string())
-    scans = tables.scans.append_column("pair_id", pair_ids).select(IMAGES.names).cast(IMAGES)
-    journal.replace_table(folder / INDEX, scans)
+    for draft in (folder / INDEX).parent.glob(f".{Path(INDEX).name}-*"):
+        draft.unlink()  # of an import that was killed
+    with replacing(folder / INDEX, unless_equal=True) as draft, pq.ParquetWriter(draft, IMAGES) as index:
+        rows = journal.rows.execute(_INDEXED)
+        names = [column[0] for column in rows.description]
+        while batch := rows.fetchmany(_AT_ONCE):
+            index.write_batch(_batch(dict(zip(names, zip(*batch, strict=True), strict=True))))
 
 
-def _candidates(scans: pa.Table) -> Iterator[Candidate]:
-    table = scans.select(_CANDIDATE).set_column(
-        _CANDIDATE.index("acquired_at"), "acquired_us", scans["acquired_at"].cast(pa.int64())
-    )
-    for batch in table.to_batches(max_chunksize=4096):
-        for row in batch.to_pylist():
-            yield Candidate(**row)
+def _batch(columns: dict[str, Sequence[object]]) -> pa.RecordBatch:
+    spacing = zip(columns.pop("spacing_row"), columns.pop("spacing_column"), strict=True)
+    columns["spacing"] = tuple(None if None in sizes else list(sizes) for sizes in spacing)
+    return pa.RecordBatch.from_arrays([pa.array(columns[column.name], column.type) for column in IMAGES], schema=IMAGES)
 
 
-def count_pairs(folder: Path, tables: Tables) -> tuple[int, dict[str, int]]:
+def count_pairs(journal: Journal) -> tuple[int, dict[str, int]]:
     """Number of pairs, and of scans without a partner by modality; of a volume the central one counts."""
-    if not (folder / INDEX).exists():
-        return 0, {}
-    pair_ids = pq.read_table(folder / INDEX, columns=["pair_id"])["pair_id"].to_pylist()  # in the order of the tables
-    columns = (tables.scans[name].to_pylist() for name in ("modality", "is_central"))
-    alone = Counter(
-        modality
-        for pair_id, modality, is_central in zip(pair_ids, *columns, strict=True)
-        if pair_id is None and is_central
-    )
-    return sum(pair_id is not None for pair_id in pair_ids) // 2, dict(alone)
+    (paired,) = journal.rows.execute("SELECT count(pair_id) FROM scans").fetchone()
+    alone = "SELECT modality, count(*) FROM scans WHERE pair_id IS NULL AND is_central GROUP BY modality"
+    return paired // 2, dict(journal.rows.execute(alone).fetchall())

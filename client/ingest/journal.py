@@ -1,8 +1,9 @@
 """What was imported before, from where, and what was left out? The site's own memory, in ``state/imports``.
 
-Two tables, each replaced as a whole: the scans, from which the imaging index is made, and the sources. Scans are
-written first: a source that is in its table has its scans in theirs, whenever the process was killed. Names of sources
-are the hospital's own and stay in here.
+Two tables in SQLite, read and written by the row, so that an import's memory does not grow with the number of scans:
+the sources that were read, and the scans that came from them, of which the imaging index is made. Both are kept
+together, in one transaction: a source that is remembered has its scans remembered, whenever the process was killed.
+Names of sources are the hospital's own and stay in here.
 """
 
 from __future__ import annotations
@@ -10,48 +11,62 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from client.database import database, marks, parts
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
 from client.ingest.pseudonyms import IMPORTS
 from client.locking import holding
 from shared.errors import SiteError
-from shared.files import write_atomic
-from shared.site_folder import IMAGES
 
 IMPORTED = "imported"
-SCANS_FILE, SOURCES_FILE = f"{IMPORTS}/scans.parquet", f"{IMPORTS}/sources.parquet"
-SCANS = pa.schema(
-    [
-        *(column for column in IMAGES if column.name != "pair_id"),
-        ("partner", pa.string()),  # image_id of the infrared scan that the export names
-        ("is_central", pa.bool_()),
-        ("bytes", pa.int64()),  # length of the file
-        ("source", pa.string()),  # id of the source that it came from
-    ]
-)
-_SOURCES = pa.schema(
-    [
-        ("id", pa.string()),
-        ("kind", pa.string()),
-        ("export", pa.binary()),
-        ("name", pa.binary()),  # a file name need not be UTF-8
-        ("files", pa.list_(pa.list_(pa.int64()))),  # length and time of change of each
-        ("fingerprint", pa.string()),
-        ("outcome", pa.string()),
-        ("left_out", pa.string()),  # JSON: outcome, reason, count
-        ("scans", pa.int64()),
-    ]
-)
-_AT_ONCE = 1024  # rows as Python objects
+JOURNAL = f"{IMPORTS}/scans.sqlite"
+_CACHE_KB = 4096  # of the tables in memory, whatever their size
+_WAITING = 256  # rows that are written together
 _CROWDED = 200  # characters of a reason
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sources (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    export BLOB NOT NULL,
+    name BLOB NOT NULL,  -- a file name need not be UTF-8
+    files TEXT NOT NULL,  -- JSON: length and time of change of each
+    fingerprint TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    left_out TEXT NOT NULL,  -- JSON: outcome, reason, count of each
+    scans INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scans (
+    image_id TEXT PRIMARY KEY,
+    subject_id INTEGER NOT NULL,
+    eye TEXT NOT NULL,
+    acquired_us INTEGER NOT NULL,
+    modality TEXT NOT NULL,
+    device TEXT NOT NULL,
+    path TEXT NOT NULL,
+    height INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    spacing_row REAL,
+    spacing_column REAL,
+    sha256 TEXT NOT NULL,
+    quality REAL,
+    partner TEXT,
+    is_central INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    pair_id TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS scans_of_source ON scans (source);
+CREATE INDEX IF NOT EXISTS scans_of_patient ON scans (subject_id);
+CREATE INDEX IF NOT EXISTS scans_by_partner ON scans (partner) WHERE partner IS NOT NULL;
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +96,48 @@ class Entry:
         return source_id(self.kind, self.export, self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class KeptScan:
+    """What is remembered of one scan, which is in the site folder.
+
+    Attributes:
+        acquired_us: microseconds since 1970, by the site's clock.
+        path: relative to ``imaging/files``.
+        spacing_row: height of a pixel in mm; None when unknown.
+        spacing_column: likewise its width.
+        sha256: of the file's bytes.
+        quality: as the device states it.
+        partner: of an OCT, what the export calls the infrared scan that belongs to it; of an infrared scan, what it is
+            called there: its image_id, unless the export has names for pairs. A pseudonym.
+        is_central: of the B-scans of a volume, the one that is paired.
+        bytes: length of the file.
+        source: id of the source that it came from.
+    """
+
+    image_id: str
+    subject_id: int
+    eye: str
+    acquired_us: int
+    modality: str
+    device: str
+    path: str
+    height: int
+    width: int
+    spacing_row: float | None
+    spacing_column: float | None
+    sha256: str
+    quality: float | None
+    partner: str | None
+    is_central: bool
+    bytes: int
+    source: str
+
+
+_COLUMNS = tuple(column.name for column in fields(KeptScan))
+_NAMES = ", ".join(_COLUMNS)
+_VALUES = attrgetter(*_COLUMNS)
+
+
 @dataclass(frozen=True)
 class JournalSummary:
     """What ``site check`` may tell of all imports: counts and reasons, no names.
@@ -94,9 +151,93 @@ class JournalSummary:
     reasons: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
 
 
-def source_id(kind: str, export: str, name: str) -> str:
-    """Names a source in the tables."""
-    return hashlib.sha256(b"\0".join(os.fsencode(part) for part in (kind, export, name))).hexdigest()[:32]
+class Journal:
+    """The journal of a site that is imported into; what is put in stays in once ``commit`` was called.
+
+    What is put is written when enough of it waits, or when somebody reads: a statement for each row would cost an
+    import more than the rest of its own work, as it has to wait for the threads that decode.
+    """
+
+    def __init__(self, rows: sqlite3.Connection) -> None:
+        self._rows = rows
+        self._entries: dict[str, Entry] = {}
+        self._scans: dict[str, KeptScan] = {}
+        rows.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+        rows.execute("BEGIN")
+
+    @property
+    def rows(self) -> sqlite3.Connection:
+        """The tables."""
+        self._write()
+        return self._rows
+
+    def commit(self) -> None:
+        self.rows.execute("COMMIT")
+        self._rows.execute("BEGIN")
+
+    def is_empty(self) -> bool:
+        return self.rows.execute("SELECT 1 FROM sources LIMIT 1").fetchone() is None
+
+    def entries(self, identities: Sequence[str]) -> dict[str, Entry]:
+        """Those of these sources that are known."""
+        return {row[0]: _entry(row) for row in self._find("SELECT * FROM sources WHERE id", identities)}
+
+    def put_entry(self, entry: Entry) -> None:
+        """Remember a source, in place of what was known of it."""
+        self._entries[entry.id] = entry
+        self._write_some()
+
+    def drop_entry(self, identity: str) -> None:
+        self.rows.execute("DELETE FROM sources WHERE id = ?", (identity,))
+
+    def sources(self, kind: str, export: str) -> Iterator[str]:
+        """Ids of the sources of an export."""
+        found = self.rows.execute("SELECT id FROM sources WHERE (kind, export) = (?, ?)", (kind, os.fsencode(export)))
+        return (identity for (identity,) in found)
+
+    def scans(self, image_ids: Sequence[str]) -> dict[str, KeptScan]:
+        """Those of these scans that are known."""
+        return {row[0]: _scan(row) for row in self._find(f"SELECT {_NAMES} FROM scans WHERE image_id", image_ids)}
+
+    def scans_from(self, sources: Sequence[str]) -> dict[str, list[KeptScan]]:
+        """The scans that came from each of these sources."""
+        found: dict[str, list[KeptScan]] = {source: [] for source in sources}
+        for row in self._find(f"SELECT {_NAMES} FROM scans WHERE source", sources):
+            scan = _scan(row)
+            found[scan.source].append(scan)
+        return found
+
+    def paths(self, beginning: str) -> set[str]:
+        """Paths of the pictures of all scans whose image_id begins so."""
+        between = "SELECT path FROM scans WHERE image_id >= ? AND image_id < ?"
+        return {path for (path,) in self.rows.execute(between, (beginning, f"{beginning}~"))}
+
+    def put_scan(self, scan: KeptScan) -> None:
+        """Remember a scan, in place of another one of its name; who is its partner is found out anew."""
+        self._scans[scan.image_id] = scan
+        self._write_some()
+
+    def drop_scan(self, image_id: str, source: str) -> None:
+        """Forget a scan, if it is still the one that came from this source."""
+        self.rows.execute("DELETE FROM scans WHERE (image_id, source) = (?, ?)", (image_id, source))
+
+    def _find(self, question: str, values: Sequence[str]) -> Iterator[Any]:
+        for some in parts(values):
+            yield from self.rows.execute(f"{question} IN ({marks(some)})", some)
+
+    def _write_some(self) -> None:
+        if len(self._entries) + len(self._scans) > _WAITING:
+            self._write()
+
+    def _write(self) -> None:
+        if self._scans:
+            waiting = [_VALUES(scan) for scan in self._scans.values()]
+            self._rows.executemany(f"REPLACE INTO scans ({_NAMES}) VALUES ({marks(_COLUMNS)})", waiting)
+            self._scans = {}
+        if self._entries:
+            rows = [_row(entry) for entry in self._entries.values()]
+            self._rows.executemany(f"REPLACE INTO sources VALUES ({marks(rows[0])})", rows)
+            self._entries = {}
 
 
 @contextmanager
@@ -111,80 +252,57 @@ def importing(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_entries(folder: Path) -> dict[str, Entry]:
-    """Every source that was read, by its id."""
-    entries = {}
-    for batch in _batches(folder / SOURCES_FILE):
-        for row in batch.to_pylist():
-            entry = Entry(
-                kind=row["kind"],
-                export=os.fsdecode(row["export"]),
-                name=os.fsdecode(row["name"]),
-                files=tuple((size, changed) for size, changed in row["files"]),
-                fingerprint=row["fingerprint"],
-                outcome=row["outcome"],
-                left_out=tuple(LeftOut(*item) for item in json.loads(row["left_out"])),
-                scans=row["scans"],
-            )
-            entries[row["id"]] = entry
-    return entries
+@contextmanager
+def open_journal(folder: Path) -> Iterator[Journal]:
+    """The journal of a site folder; where nothing was ever read there is none afterwards.
 
-
-def read_scans(folder: Path) -> pa.Table:
-    """Every scan that was imported, columns of ``SCANS``, by image_id."""
-    batches = list(_batches(folder / SCANS_FILE))
-    return pa.Table.from_batches(batches, schema=SCANS)
-
-
-def write(folder: Path, scans: pa.Table, entries: Mapping[str, Entry]) -> None:
-    """Replace both tables, the scans first."""
-    replace_table(folder / SCANS_FILE, scans)
-    identities, parts = sorted(entries), [_SOURCES.empty_table()]
-    for start in range(0, len(identities), _AT_ONCE):
-        rows = [_row(identity, entries[identity]) for identity in identities[start : start + _AT_ONCE]]
-        parts.append(pa.Table.from_pylist(rows, schema=_SOURCES))
-    replace_table(folder / SOURCES_FILE, pa.concat_tables(parts).combine_chunks())
-
-
-def replace_table(file: Path, table: pa.Table) -> None:
-    """Write a table, mode 0600, unless the file holds just that already."""
-    content = pa.BufferOutputStream()
-    pq.write_table(table, content)
-    written = content.getvalue().to_pybytes()
-    if not file.exists() or file.read_bytes() != written:
-        write_atomic(file, written)
-
-
-def remove_drafts(file: Path) -> None:
-    """Remove what an import that was killed had written to take the place of a table."""
-    for draft in file.parent.glob(f".{file.name}-*"):
-        draft.unlink()
-
-
-def _row(identity: str, entry: Entry) -> dict[str, object]:
-    left_out = [(item.outcome, item.reason, item.count) for item in entry.left_out]
-    return {
-        "id": identity,
-        "kind": entry.kind,
-        "export": os.fsencode(entry.export),
-        "name": os.fsencode(entry.name),
-        "files": entry.files,
-        "fingerprint": entry.fingerprint,
-        "outcome": entry.outcome,
-        "left_out": json.dumps(left_out),
-        "scans": entry.scans,
-    }
-
-
-def _batches(file: Path) -> Iterator[pa.RecordBatch]:
-    if not file.exists():
-        return
+    Raises:
+        SiteError: it is damaged, or cannot be written.
+    """
+    is_empty = False
     try:
-        with pq.ParquetFile(file) as parquet:
-            yield from parquet.iter_batches()
-    except (pa.ArrowException, OSError) as error:
-        remedy = "Restore it from a copy, or import everything into a new folder."
-        raise SiteError(str(file), "must be a readable table", value=type(error).__name__, remedy=remedy) from None
+        with _tables(folder) as rows:
+            journal = Journal(rows)
+            try:
+                yield journal
+            finally:
+                is_empty = journal.is_empty()
+    finally:
+        if is_empty:
+            (folder / JOURNAL).unlink()
+
+
+@contextmanager
+def _tables(folder: Path) -> Iterator[sqlite3.Connection]:
+    file = folder / JOURNAL
+    try:
+        with database(file, _SCHEMA) as rows:
+            yield rows
+    except sqlite3.Error as error:
+        remedy = "Make room if the disk is full; else restore it from a copy, or import everything into a new folder."
+        raise SiteError(str(file), "must be a journal that can be used", value=str(error), remedy=remedy) from None
+
+
+def read_journal(folder: Path) -> JournalSummary:
+    """Counts and reasons of everything that was imported into a site folder; empty when nothing was."""
+    sources: Counter[tuple[str, str]] = Counter()
+    reasons: Counter[tuple[str, str, str]] = Counter()
+    if not (folder / JOURNAL).exists():
+        return JournalSummary()
+    alike = "SELECT kind, outcome, left_out, name = x'', count(*) FROM sources GROUP BY 1, 2, 3, 4"
+    with _tables(folder) as rows:
+        for kind, outcome, text, is_rest, count in rows.execute(alike):
+            left_out = _left_out(text)
+            for item in left_out:
+                reasons[kind, item.outcome, item.reason] += count * item.count
+            # An entry without a name stands for all files of an export that no source names.
+            sources[kind, outcome] += count * (sum(item.count for item in left_out) if is_rest else 1)
+    return JournalSummary(dict(sources), dict(reasons))
+
+
+def source_id(kind: str, export: str, name: str) -> str:
+    """Names a source in the tables."""
+    return hashlib.sha256(b"\0".join(os.fsencode(part) for part in (kind, export, name))).hexdigest()[:32]
 
 
 def outcome_of(kept: int, left_out: Sequence[LeftOut]) -> str:
@@ -194,23 +312,40 @@ def outcome_of(kept: int, left_out: Sequence[LeftOut]) -> str:
     return QUARANTINED if any(item.outcome == QUARANTINED for item in left_out) else SKIPPED
 
 
-def count_reasons(left_out: Sequence[LeftOut]) -> tuple[LeftOut, ...]:
-    """Equal ones as one with their count, in a fixed order; a reason is cut to a readable length."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for item in left_out:
-        reason = " ".join(item.reason.encode("utf-8", "replace").decode().split())
-        counts[item.outcome, reason[:_CROWDED]] += item.count
-    return tuple(LeftOut(outcome, reason, count) for (outcome, reason), count in sorted(counts.items()))
+class Reasons:
+    """Counts why something was left out; a reason is cut to a readable length."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, *left_out: LeftOut) -> None:
+        for item in left_out:
+            reason = " ".join(item.reason.encode("utf-8", "replace").decode().split())
+            self._counts[item.outcome, reason[:_CROWDED]] += item.count
+
+    def counted(self) -> tuple[LeftOut, ...]:
+        """Each with its count, in a fixed order."""
+        return tuple(LeftOut(outcome, reason, count) for (outcome, reason), count in sorted(self._counts.items()))
 
 
-def read_journal(folder: Path) -> JournalSummary:
-    """Counts and reasons of everything that was imported into a site folder; empty when nothing was."""
-    sources: Counter[tuple[str, str]] = Counter()
-    reasons: Counter[tuple[str, str, str]] = Counter()
-    for entry in read_entries(folder).values():
-        for item in entry.left_out:
-            reasons[entry.kind, item.outcome, item.reason] += item.count
-        # An entry without a name stands for all files of an export that no source names.
-        count = 1 if entry.name else sum(item.count for item in entry.left_out)
-        sources[entry.kind, entry.outcome] += count
-    return JournalSummary(dict(sources), dict(reasons))
+def _row(entry: Entry) -> tuple[object, ...]:
+    left_out = json.dumps([(item.outcome, item.reason, item.count) for item in entry.left_out])
+    names = os.fsencode(entry.export), os.fsencode(entry.name)
+    files = json.dumps(entry.files)
+    return entry.id, entry.kind, *names, files, entry.fingerprint, entry.outcome, left_out, entry.scans
+
+
+def _entry(row: tuple[str, str, bytes, bytes, str, str, str, str, int]) -> Entry:
+    _, kind, export, name, files, fingerprint, outcome, left_out, scans = row
+    stamps = tuple((size, changed) for size, changed in json.loads(files))
+    names = os.fsdecode(export), os.fsdecode(name)
+    return Entry(kind, *names, stamps, fingerprint, outcome, _left_out(left_out), scans)
+
+
+def _scan(row: tuple[Any, ...]) -> KeptScan:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    return KeptScan(**values | {"is_central": bool(values["is_central"])})
+
+
+def _left_out(text: str) -> tuple[LeftOut, ...]:
+    return tuple(LeftOut(*item) for item in json.loads(text))

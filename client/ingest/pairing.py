@@ -1,14 +1,14 @@
 """Which infrared scan belongs to which OCT? The one that the export names; else the only one of that eye at that time.
 
-What could be meant in two ways stays unpaired. The answer depends on the set of scans alone, not on their order or on
-the import that each came with.
+What could be meant in two ways stays unpaired. The answer depends on the set of a patient's scans alone, not on their
+order or on the import that each came with.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.site_folder import IR, OCT
@@ -20,8 +20,10 @@ class Candidate:
 
     Attributes:
         acquired_us: microseconds since any fixed moment.
-        partner: image_id of the infrared scan that the export names for this OCT.
+        partner: of an OCT, what the export calls its infrared scan, None where it says nothing; of an infrared scan,
+            what it is called.
         is_central: only the central B-scan of a volume is paired.
+        is_named: an OCT, of whichever patient, has this infrared scan as its partner.
     """
 
     image_id: str
@@ -32,32 +34,38 @@ class Candidate:
     acquired_us: int
     partner: str | None
     is_central: bool
+    is_named: bool
 
 
 def pair(candidates: Iterable[Candidate], within_s: float) -> dict[str, str]:
     """The image_id of the infrared scan for that of each OCT that has one.
 
     Args:
-        candidates: all scans of a site.
+        candidates: all scans of a patient, or of several.
         within_s: how far apart in time two scans may be that the export does not join.
     """
     scans = list(candidates)
-    infrared = {scan.image_id: scan for scan in scans if scan.modality == IR}
+    infrared = [scan for scan in scans if scan.modality == IR]
     central = [scan for scan in scans if scan.modality == OCT and scan.is_central]
     pairs = _named(central, infrared)
     # An OCT whose export names another scan has no business with this one, and a scan that is named is taken.
-    named = {scan.partner for scan in scans if scan.modality == OCT and scan.partner is not None}
     free_oct = [scan for scan in central if scan.partner is None]
-    free_ir = [scan for scan in infrared.values() if scan.image_id not in named]
+    free_ir = [scan for scan in infrared if not scan.is_named]
     return pairs | _at_one_time(free_oct, free_ir, round(within_s * 1e6))
 
 
-def _named(central: Sequence[Candidate], infrared: Mapping[str, Candidate]) -> dict[str, str]:
+def _named(central: Sequence[Candidate], infrared: Sequence[Candidate]) -> dict[str, str]:
     """Pairs that the export states; of several OCT with one infrared scan the nearest in time has it."""
+    called: dict[str | None, list[Candidate]] = defaultdict(list)
+    for scan in infrared:
+        called[scan.partner].append(scan)
     claims: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for scan in central:
-        partner = infrared.get(scan.partner or "")
-        if partner is not None and (partner.subject_id, partner.eye) == (scan.subject_id, scan.eye):
+        partners = called.get(scan.partner, []) if scan.partner is not None else []
+        if len(partners) != 1:
+            continue
+        (partner,) = partners
+        if (partner.subject_id, partner.eye) == (scan.subject_id, scan.eye):
             apart_us = abs(partner.acquired_us - scan.acquired_us)
             claims[partner.image_id].append((apart_us, scan.image_id))
     return {min(claimants)[1]: partner for partner, claimants in claims.items()}

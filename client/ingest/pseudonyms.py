@@ -19,6 +19,7 @@ from shared.keys import write_secret
 
 KEY = "state/keys/pseudonyms.key"
 IMPORTS = "state/imports"  # what was imported, by pseudonyms of the key
+_JOURNALS = ("*.sqlite", "*.parquet")  # there, of scans and of records
 _KEY_BYTES = 32
 _NAME_DIGITS = 32  # 128 bits
 
@@ -51,7 +52,7 @@ def open_pseudonyms(folder: Path) -> Pseudonyms:
     """
     file = folder / KEY
     if not file.exists():
-        if any((folder / IMPORTS).rglob("*.parquet")):
+        if any(any((folder / IMPORTS).rglob(kind)) for kind in _JOURNALS):
             remedy = "Restore it from a copy, or import everything into a new folder: a new key gives new pseudonyms."
             raise KeyFileError(str(file), "must exist, as there are imports made with it", remedy=remedy)
         _make(file)

@@ -7,15 +7,18 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from client.ingest.export import QUARANTINED, LeftOut, LeftOutError, Read, Scan, ScanOptions, Source
+from client.ingest.journal import KeptScan
 from client.ingest.pictures import Picture, PictureError, keep_pixels
 from client.ingest.pseudonyms import Pseudonyms
 from shared.errors import SiteError
 from shared.site_folder import IMAGE_MODALITIES, IR
 
 _LONGEST_DEVICE = 64  # characters
+_EPOCH = datetime(1970, 1, 1)
 _YEARS = range(1970, 2200)  # in which a retina may have been scanned
 
 
@@ -25,15 +28,10 @@ class Draft:
 
     Attributes:
         file: where its bytes are for now.
-        row: columns of ``journal.SCANS``, but for the source.
     """
 
     file: str
-    row: dict[str, object]
-
-    @property
-    def image_id(self) -> str:
-        return str(self.row["image_id"])
+    scan: KeptScan
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,11 @@ class Desk:
     drafts: Path
 
 
-def take(source: Source, label: str, desk: Desk) -> tuple[list[Draft], list[LeftOut]]:
+def take(source: Source, identity: str, desk: Desk) -> tuple[list[Draft], list[LeftOut]]:
     """The scans of a source as drafts, and what of it is left out; no scan where reading fails on the way.
 
     Args:
-        label: begins the names of the drafts; no two sources have the same.
+        identity: id of the source; its drafts are named by it.
 
     Raises:
         SiteError: the site's disk cannot be written to.
@@ -77,9 +75,9 @@ def take(source: Source, label: str, desk: Desk) -> tuple[list[Draft], list[Left
         except LeftOutError as error:
             left_out.append(error.left_out)
             continue
-        file = os.path.join(desk.drafts, f"{label}-{len(drafts)}")
+        file = os.path.join(desk.drafts, f"{identity}-{len(drafts)}")
         _write(file, picture.content)
-        drafts.append(Draft(file, _row(item, picture, desk)))
+        drafts.append(Draft(file, _kept(item, picture, identity, desk)))
     return drafts, left_out
 
 
@@ -132,30 +130,32 @@ def _write(file: str, content: bytes) -> None:
         raise SiteError("imaging/files", "must be writable", value=error.strerror, remedy=remedy) from None
 
 
-def _row(scan: Scan, picture: Picture, desk: Desk) -> dict[str, object]:
+def _kept(scan: Scan, picture: Picture, source: str, desk: Desk) -> KeptScan:
     names, kind = desk.pseudonyms, f"scan {desk.kind}"
     image_id = names.name(kind, scan.key)
-    return {
-        "image_id": image_id,
-        "subject_id": names.subject_id(scan.patient),
-        "eye": scan.eye,
-        "acquired_at": scan.acquired_at,
-        "modality": scan.modality,
-        "device": " ".join(scan.device.encode("utf-8", "replace").decode().split())[:_LONGEST_DEVICE],
-        "path": f"{image_id[:2]}/{image_id}.{picture.suffix}",
-        "frame": 0,
-        "height": picture.height,
-        "width": picture.width,
-        "spacing": _spacing(scan.spacing_mm),
-        "sha256": hashlib.sha256(picture.content).hexdigest(),
-        "quality": scan.quality if scan.quality is not None and math.isfinite(scan.quality) else None,
-        "partner": names.name(kind, scan.partner) if scan.partner and scan.modality != IR else None,
-        "is_central": scan.is_central,
-        "bytes": len(picture.content),
-    }
+    spacing_row, spacing_column = _spacing(scan.spacing_mm)
+    return KeptScan(
+        image_id=image_id,
+        subject_id=names.subject_id(scan.patient),
+        eye=scan.eye,
+        acquired_us=(scan.acquired_at - _EPOCH) // timedelta(microseconds=1),
+        modality=scan.modality,
+        device=" ".join(scan.device.encode("utf-8", "replace").decode().split())[:_LONGEST_DEVICE],
+        path=f"{image_id[:2]}/{image_id}.{picture.suffix}",
+        height=int(picture.height),
+        width=int(picture.width),
+        spacing_row=spacing_row,
+        spacing_column=spacing_column,
+        sha256=hashlib.sha256(picture.content).hexdigest(),
+        quality=float(scan.quality) if scan.quality is not None and math.isfinite(scan.quality) else None,
+        partner=names.name(kind, scan.partner) if scan.partner else image_id if scan.modality == IR else None,
+        is_central=scan.is_central,
+        bytes=len(picture.content),
+        source=source,
+    )
 
 
-def _spacing(spacing_mm: tuple[float, float] | None) -> list[float] | None:
+def _spacing(spacing_mm: tuple[float, float] | None) -> tuple[float, float] | tuple[None, None]:
     if spacing_mm is None or not all(math.isfinite(size) and size > 0 for size in spacing_mm):
-        return None
-    return list(spacing_mm)
+        return None, None
+    return float(spacing_mm[0]), float(spacing_mm[1])

@@ -1,8 +1,9 @@
 """How do the scans of an export come into the site folder? Under pseudonyms, paired, each file accounted for.
 
 Sources are read on threads and settled one by one in their order, so that the outcome does not depend on the threads.
-Pictures are drafts until their source is settled; the journal and the index are replaced as a whole, also now and then
-on the way. An import that was killed is run again: it goes on with what is not in the journal.
+Pictures are drafts until their source is settled; the journal is committed and the index replaced now and then on the
+way, and at the end. An import that was killed is run again: it goes on with what is not in the journal.
+Nothing that grows with the export is in memory.
 """
 
 from __future__ import annotations
@@ -12,27 +13,31 @@ import re
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
+from typing import TypeVar
 
 from client.ingest import index, journal
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut, LeftOutError, ScanImporter, ScanOptions, Source
-from client.ingest.journal import IMPORTED, Entry
+from client.ingest.journal import IMPORTED, Entry, Journal, KeptScan, Reasons, open_journal
+from client.ingest.met import Met, open_met
 from client.ingest.progress import Progress
 from client.ingest.pseudonyms import open_pseudonyms
 from client.ingest.reading import Desk, Draft, take
 from client.ingest.sources import Stamps, examine, export_root, fingerprint, walk_names
 from shared.site_folder import SiteFolder
 
+T = TypeVar("T")
+
 _TOGETHER = 8  # sources that a thread reads before the next one is told
 _AHEAD = 3  # such groups a thread
+_LOOKED_UP = 256  # names at once
 _SAVE_S, _SAVE_SHARE = 30.0, 0.05  # between two saves at least; of the time, for saving at most
-_MOST_ROWS = 10_000  # that wait for a save
 _OURS = re.compile(r"[0-9a-f]{32}\.(png|jpg)")
 
 
@@ -102,17 +107,35 @@ def import_scans(
     index.check_folder(folder)
     root = export_root(export, folder)
     with journal.importing(folder):
-        work = _open(folder, root, importer, kind, options or ScanOptions(), again)
-        try:
-            with progress or Progress("files") as shown:
+        pseudonyms = open_pseudonyms(folder)  # before there is a journal, which asks for the key it was made with
+        with (
+            open_journal(folder) as kept,
+            _drafts(folder) as drafts,
+            open_met(drafts) as met,
+            progress or Progress("files") as shown,
+        ):
+            desk = Desk(importer.read, kind, options or ScanOptions(), pseudonyms, drafts)
+            work = _Work(folder, root, desk, again, kept, met)
+            try:
                 shown.expect(sum(1 for _ in walk_names(root)))
                 _settle_all(work, importer.find(root, mapping), shown, threads or os.cpu_count() or 1)
                 _account_for_the_rest(work, shown)
-        finally:
-            _save(work)
-            shutil.rmtree(work.desk.drafts, ignore_errors=True)
-        _sweep(work)
-        return _summary(work)
+            finally:
+                _save(work)
+            _sweep(work)
+            return _summary(work)
+
+
+@contextmanager
+def _drafts(folder: Path) -> Iterator[Path]:
+    """A new folder, also where an import that was killed left one."""
+    drafts = folder / "imaging" / ".drafts"
+    shutil.rmtree(drafts, ignore_errors=True)
+    drafts.mkdir(parents=True, mode=0o700)
+    try:
+        yield drafts
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
 
 
 @dataclass
@@ -121,45 +144,46 @@ class _Work:
 
     folder: Path
     root: Path
-    files: Path
     desk: Desk
     again: bool
-    tables: index.Tables
-    entries: dict[str, Entry]
-    changed: dict[str, dict[str, object]] = field(default_factory=dict)  # rows since the last save, by image_id
-    reread: set[str] = field(default_factory=set)  # sources whose earlier rows go at the next save
-    seen: set[str] = field(default_factory=set)  # sources of this export
-    named: set[int] = field(default_factory=set)  # hashes of the files that they name
-    unlisted: list[LeftOut] = field(default_factory=list)
+    journal: Journal
+    met: Met  # ids of the sources of this export, and the files that they name
+    unlisted: Reasons = field(default_factory=Reasons)
     sources: Counter[str] = field(default_factory=Counter)
     scans: Counter[str] = field(default_factory=Counter)
-    reasons: list[LeftOut] = field(default_factory=list)
+    reasons: Reasons = field(default_factory=Reasons)
     stopped: bool = False
     next_save: float = field(default_factory=lambda: time.monotonic() + _SAVE_S)
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "imaging" / "files"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A source that is to be read.
+
+    Attributes:
+        before: what the journal knows of it.
+        had: the scans that came from it.
+    """
+
+    source: Source
+    id: str
+    before: Entry | None
+    had: Sequence[KeptScan]
 
 
 @dataclass(frozen=True)
 class _Taken:
     """A source that was read, or need not be (``drafts`` is None)."""
 
-    source: Source
-    id: str
+    asked: _Asked
     stamps: Stamps
     fingerprint: str
     drafts: list[Draft] | None
     left_out: list[LeftOut]
-
-
-def _open(folder: Path, root: Path, importer: ScanImporter, kind: str, options: ScanOptions, again: bool) -> _Work:
-    drafts = folder / "imaging" / ".drafts"
-    shutil.rmtree(drafts, ignore_errors=True)  # of an import that was killed
-    for table in (index.INDEX, journal.SCANS_FILE, journal.SOURCES_FILE):
-        journal.remove_drafts(folder / table)
-    drafts.mkdir(parents=True)
-    desk = Desk(importer.read, kind, options, open_pseudonyms(folder), drafts)
-    return _Work(
-        folder, root, folder / "imaging" / "files", desk, again, index.open_tables(folder), journal.read_entries(folder)
-    )
 
 
 # Reading, on threads
@@ -168,9 +192,8 @@ def _open(folder: Path, root: Path, importer: ScanImporter, kind: str, options: 
 def _settle_all(work: _Work, sources: Iterator[Source], progress: Progress, threads: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[list[_Taken]]] = deque()
-        left = _once_each(work, sources)
         try:
-            while batch := list(islice(left, _TOGETHER)):
+            for batch in _asked(work, sources):
                 waiting.append(pool.submit(_take_each, work, batch))
                 if len(waiting) > _AHEAD * threads:
                     _settle_next(work, waiting, progress)
@@ -181,137 +204,174 @@ def _settle_all(work: _Work, sources: Iterator[Source], progress: Progress, thre
             pool.shutdown(cancel_futures=True)
 
 
+def _asked(work: _Work, sources: Iterator[Source]) -> Iterator[list[_Asked]]:
+    """The sources, some at once, each of them once."""
+    for some in _batches(sources, _TOGETHER):
+        identities = [journal.source_id(work.desk.kind, str(work.root), source.name) for source in some]
+        files = [os.fspath(file) for source in some for file in source.files]
+        new = dict(zip(reversed(identities), reversed(some), strict=True))  # of two of one name the first
+        new = {identity: new[identity] for identity in work.met.add([*identities, *files]) if identity in new}
+        for _ in range(len(some) - len(new)):
+            work.unlisted.add(LeftOut(QUARANTINED, "is listed twice"))
+        before = work.journal.entries(list(new))
+        had = work.journal.scans_from(list(before))
+        yield [_Asked(new[name], name, before.get(name), had.get(name, ())) for name in new]
+
+
+def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
 def _settle_next(work: _Work, waiting: deque[Future[list[_Taken]]], progress: Progress) -> None:
-    for taken in waiting.popleft().result():
-        _settle(work, taken)
-        progress.advance(len(taken.source.files))
-    if time.monotonic() > work.next_save or len(work.changed) > _MOST_ROWS:
+    batch = waiting.popleft().result()
+    held = work.journal.scans([draft.scan.image_id for taken in batch for draft in taken.drafts or ()])
+    for taken in batch:
+        _settle(work, taken, held)
+        progress.advance(len(taken.asked.source.files))
+    if time.monotonic() > work.next_save:
         _save(work)
 
 
-def _once_each(work: _Work, sources: Iterator[Source]) -> Iterator[Source]:
-    for source in sources:
-        identity = journal.source_id(work.desk.kind, str(work.root), source.name)
-        if identity in work.seen:
-            work.unlisted.append(LeftOut(QUARANTINED, "is listed twice"))
-            continue
-        work.seen.add(identity)
-        work.named.update(hash(os.fspath(file)) for file in source.files)
-        yield source
+def _take_each(work: _Work, batch: list[_Asked]) -> list[_Taken]:
+    """Runs on a thread: it reads nothing that the main thread changes."""
+    return [_take(work, asked) for asked in batch if not work.stopped]
 
 
-def _take_each(work: _Work, sources: list[Source]) -> list[_Taken]:
-    """Runs on a thread: of what the main thread changes it reads only what is of these sources."""
-    return [_take(work, source) for source in sources if not work.stopped]
-
-
-def _take(work: _Work, source: Source) -> _Taken:
-    identity = journal.source_id(work.desk.kind, str(work.root), source.name)
-    mark, stamps = fingerprint(source, work.desk.options), Stamps()
-    before = work.entries.get(identity)
+def _take(work: _Work, asked: _Asked) -> _Taken:
+    mark, stamps = fingerprint(asked.source, work.desk.options), Stamps()
     try:
-        stamps = examine(source, work.root)
-        if (
-            before
-            and not work.again
-            and (before.files, before.fingerprint) == (stamps, mark)
-            and (identity not in work.tables.broken)
-        ):
-            return _Taken(source, identity, stamps, mark, None, [])
-        drafts, left_out = take(source, identity, work.desk)
+        stamps = examine(asked.source, work.root)
+        if not work.again and _is_kept(asked, stamps, mark, work.pictures):
+            return _Taken(asked, stamps, mark, None, [])
+        drafts, left_out = take(asked.source, asked.id, work.desk)
     except LeftOutError as error:
         drafts, left_out = [], [error.left_out]
-    return _Taken(source, identity, stamps, mark, drafts, left_out)
+    return _Taken(asked, stamps, mark, drafts, left_out)
+
+
+def _is_kept(asked: _Asked, stamps: Stamps, mark: str, pictures: Path) -> bool:
+    """Whether a source is as it was, and each of its pictures whole in the site folder."""
+    before = asked.before
+    if before is None or (before.files, before.fingerprint) != (stamps, mark):
+        return False
+    try:
+        return all(os.stat(pictures / scan.path).st_size == scan.bytes for scan in asked.had)
+    except OSError:
+        return False
 
 
 # Settling, one after another
 
 
-def _settle(work: _Work, taken: _Taken) -> None:
+def _settle(work: _Work, taken: _Taken, held: dict[str, KeptScan]) -> None:
+    """Keep what was read of a source, or what it had.
+
+    Args:
+        held: the scans of the journal that have the name of one that was read; kept up to date.
+    """
+    asked = taken.asked
     if taken.drafts is None:
-        entry = work.entries[taken.id]
+        assert asked.before is not None
+        entry = asked.before
         work.sources["unchanged" if entry.outcome == IMPORTED else entry.outcome] += 1
         work.scans["unchanged"] += entry.scans
     else:
-        work.reread.add(taken.id)
-        kept, left_out = 0, list(taken.left_out)
-        for draft in taken.drafts:
-            problem = _conflict(work, draft, taken.id)
-            if problem is None:
-                _place(work, draft, taken.id)
-                kept += 1
-            else:
-                os.unlink(draft.file)
-                left_out.append(problem)
-        entry = Entry(
-            kind=work.desk.kind,
-            export=str(work.root),
-            name=taken.source.name,
-            files=taken.stamps,
-            fingerprint=taken.fingerprint,
-            outcome=journal.outcome_of(kept, left_out),
-            left_out=journal.count_reasons(left_out),
-            scans=kept,
-        )
-        work.entries[taken.id] = entry
+        entry = _replace(work, taken, taken.drafts, held)
         work.sources[entry.outcome] += 1
-        work.scans[IMPORTED] += kept
-    work.reasons += entry.left_out
+        work.scans[IMPORTED] += entry.scans
+    work.reasons.add(*entry.left_out)
     for item in entry.left_out:
         work.scans[item.outcome] += item.count
 
 
-def _conflict(work: _Work, draft: Draft, source: str) -> LeftOut | None:
+def _replace(work: _Work, taken: _Taken, drafts: list[Draft], held: dict[str, KeptScan]) -> Entry:
+    """Put the scans of a source in the place of those that it had."""
+    asked, placed, left_out = taken.asked, set[str](), Reasons()
+    left_out.add(*taken.left_out)
+    for draft in drafts:
+        scan = draft.scan
+        problem = _conflict(work, scan, held.get(scan.image_id), placed)
+        if problem is None:
+            _place(work, draft)
+            if held.get(scan.image_id) != scan:
+                work.journal.put_scan(scan)
+            held[scan.image_id] = scan
+            placed.add(scan.image_id)
+        else:
+            os.unlink(draft.file)
+            left_out.add(problem)
+    for scan in asked.had:
+        if scan.image_id not in placed:
+            work.journal.drop_scan(scan.image_id, asked.id)
+            if scan.image_id in held and held[scan.image_id].source == asked.id:
+                del held[scan.image_id]
+    entry = Entry(
+        kind=work.desk.kind,
+        export=str(work.root),
+        name=asked.source.name,
+        files=taken.stamps,
+        fingerprint=taken.fingerprint,
+        outcome=journal.outcome_of(len(placed), left_out.counted()),
+        left_out=left_out.counted(),
+        scans=len(placed),
+    )
+    if entry != asked.before:
+        work.journal.put_entry(entry)
+    return entry
+
+
+def _conflict(work: _Work, scan: KeptScan, held: KeptScan | None, placed: Container[str]) -> LeftOut | None:
     """Why another scan has this key already; None when it is free, or its holder is of another or older export."""
-    row = work.changed.get(draft.image_id)
-    if row is None:
-        holder, sha256 = work.tables.holders.get(draft.image_id, (None, ""))
-        if holder is None or holder in work.reread:
-            return None
+    if held is None:
+        return None
+    if held.source == scan.source:
+        if scan.image_id not in placed:
+            return None  # what the source had before it was read again
     else:
-        holder, sha256 = str(row["source"]), str(row["sha256"])
-    if holder != source:
-        entry = work.entries.get(holder)
+        entry = work.journal.entries([held.source]).get(held.source)
         if entry is None or (entry.kind, entry.export) != (work.desk.kind, str(work.root)):
             return None
         if not os.path.lexists(work.root / entry.name) and not work.root.is_file():
             return None
-    if sha256 == draft.row["sha256"]:
+    if held.sha256 == scan.sha256:
         return LeftOut(SKIPPED, "is a copy of another scan of the export")
     return LeftOut(QUARANTINED, "has the key of another scan of the export, but other pixels")
 
 
-def _place(work: _Work, draft: Draft, source: str) -> None:
-    file = os.path.join(work.files, str(draft.row["path"]))
+def _place(work: _Work, draft: Draft) -> None:
+    file = os.path.join(work.pictures, draft.scan.path)
     if os.path.exists(file) and cmp(draft.file, file, shallow=False):
         os.unlink(draft.file)  # as it is: who decoded it need not do so again
-    else:
+        return
+    try:
+        os.replace(draft.file, file)
+    except FileNotFoundError:  # of its folder, once in a while
         os.makedirs(os.path.dirname(file), exist_ok=True)
         os.replace(draft.file, file)
-    work.changed[draft.image_id] = {**draft.row, "source": source}
 
 
 def _account_for_the_rest(work: _Work, progress: Progress) -> None:
     """Files that no source names; remembered as one entry without a name."""
-    unlisted: list[LeftOut] = list(work.unlisted)
+    unlisted = work.unlisted
 
     def cannot_list(error: OSError) -> None:
-        if hash(error.filename) not in work.named:
-            unlisted.append(LeftOut(QUARANTINED, "is a folder that cannot be listed"))
+        if work.met.new([str(error.filename)]):
+            unlisted.add(LeftOut(QUARANTINED, "is a folder that cannot be listed"))
 
-    for file in walk_names(work.root, cannot_list):
-        if hash(file) not in work.named:
+    for files in _batches(walk_names(work.root, cannot_list), _LOOKED_UP):
+        for file in work.met.new(files):
             reason = "is a link" if os.path.islink(file) else f"is no {work.desk.kind} file"
-            unlisted.append(LeftOut(SKIPPED, reason))
+            unlisted.add(LeftOut(SKIPPED, reason))
             progress.advance()
-    left_out = journal.count_reasons(unlisted)
+    left_out = unlisted.counted()
     rest = Entry(work.desk.kind, str(work.root), "", (), "", journal.outcome_of(0, left_out), left_out, 0)
-    work.entries.pop(rest.id, None)
-    if left_out:
-        work.entries[rest.id] = rest
-    work.seen.add(rest.id)
-    work.reasons += left_out
-    work.sources.update(Counter({item.outcome: 0 for item in left_out}))
+    if not left_out:
+        work.journal.drop_entry(rest.id)
+    elif work.journal.entries([rest.id]).get(rest.id) != rest:
+        work.journal.put_entry(rest)
+    work.met.add([rest.id])
+    work.reasons.add(*left_out)
     for item in left_out:
         work.sources[item.outcome] += item.count
 
@@ -320,36 +380,35 @@ def _account_for_the_rest(work: _Work, progress: Progress) -> None:
 
 
 def _save(work: _Work) -> None:
-    if not work.entries:
+    if work.journal.is_empty():
         return  # nothing was read, now or ever
     started = time.monotonic()
-    work.tables = index.merge(work.tables, work.changed, work.reread)
-    journal.write(work.folder, work.tables.scans, work.entries)
-    index.write(work.folder, work.tables, work.desk.options.pair_within_s)
-    work.changed, work.reread = {}, set()
+    index.find_pairs(work.journal, work.desk.options.pair_within_s)
+    work.journal.commit()
+    index.write(work.folder, work.journal)
     ended = time.monotonic()
     work.next_save = ended + max(_SAVE_S, (ended - started) / _SAVE_SHARE)
 
 
 def _sweep(work: _Work) -> None:
     """Remove pictures that no scan names any more, or that an import had placed when it was killed."""
-    known = set(work.tables.scans["path"].to_pylist())
-    for file in walk_names(work.files):
-        shard, name = file.split(os.sep)[-2:]
-        if _OURS.fullmatch(name) and f"{shard}/{name}" not in known:
-            with suppress(FileNotFoundError):
-                os.unlink(file)
+    for folder, files in groupby(walk_names(work.pictures), os.path.dirname):
+        shard = os.path.basename(folder)
+        known = work.journal.paths(shard)
+        for name in map(os.path.basename, files):
+            if _OURS.fullmatch(name) and f"{shard}/{name}" not in known:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
 
 
 def _summary(work: _Work) -> ScanSummary:
-    export = (work.desk.kind, str(work.root))
-    vanished = sum((e.kind, e.export) == export for identity, e in work.entries.items() if identity not in work.seen)
-    pairs, unpaired = index.count_pairs(work.folder, work.tables)
+    pairs, unpaired = index.count_pairs(work.journal)
+    before = work.journal.sources(work.desk.kind, str(work.root))
     return ScanSummary(
         sources=Counts(**work.sources),
         scans=Counts(**work.scans),
-        reasons=journal.count_reasons(work.reasons),
-        vanished=vanished,
+        reasons=work.reasons.counted(),
+        vanished=sum(len(work.met.new(names)) for names in _batches(before, _LOOKED_UP)),
         pairs=pairs,
         unpaired=unpaired,
     )

@@ -237,7 +237,9 @@ def test_a_file_that_disappears_is_quarantined(site: SiteFolder) -> None:
 
 
 @pytest.mark.parametrize(("column", "value"), [("eye", "L"), ("subject_id", 77), ("pair_id", None), ("modality", "IR")])
-def test_a_corrected_index_is_seen(site: SiteFolder, column: str, value: object) -> None:
+def test_a_corrected_index_is_seen_and_nothing_decoded_again(
+    site: SiteFolder, builds: list[Path], column: str, value: object
+) -> None:
     """The pixels are the same, but whose they are is not."""
     open_pixels(site, 16, 16)
     index = pd.read_parquet(site.path / "imaging/index.parquet")
@@ -245,6 +247,7 @@ def test_a_corrected_index_is_seen(site: SiteFolder, column: str, value: object)
     index.to_parquet(site.path / "imaging/index.parquet")
     expected = [None if pd.isna(x) else x for x in site.images()[column]]
     assert [None if pd.isna(x) else x for x in open_pixels(site, 16, 16).table[column]] == expected
+    assert len(builds) == 1
 
 
 def test_two_sizes_are_kept_beside_each_other(site: SiteFolder, builds: list[Path]) -> None:
@@ -308,7 +311,7 @@ def test_two_processes_that_build_at_once_end_with_one_whole_cache(tmp_path: Pat
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
     (cache,) = (site.state / "cache").iterdir()
-    assert {path.name for path in cache.iterdir()} == {"values.npy", "table.parquet", "quarantined.parquet"}
+    assert {path.name for path in cache.iterdir()} == {"values.npy", "quarantined.parquet"}
     pixels = open_pixels(site, 16, 16)
     np.testing.assert_array_equal(pixels.values[0], make_pixels(0))
     assert len(pixels.table) == 9

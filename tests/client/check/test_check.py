@@ -28,8 +28,7 @@ from client.check.tables import read_tables
 from client.check.write import HTML, JSON, to_plain, write_check
 from client.feature_list import read_features
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
-from client.ingest.journal import IMPORTED, SCANS, Entry
-from client.ingest.journal import write as write_journal
+from client.ingest.journal import IMPORTED, Entry, open_journal
 from client.site import SiteSettings
 from shared.config import CodeFeature, Features
 from shared.errors import ConfigError, SiteError
@@ -288,16 +287,14 @@ def test_quarantine_at_import_is_told(tmp_path: Path) -> None:
 
 
 def _journal(folder: Path, outcomes: dict[str, int], rare: str = "is damaged", kind: str = "dicom") -> None:
-    entries = {}
-    for outcome, count in outcomes.items():
-        for number in range(count):
-            left_out = () if outcome == IMPORTED else (LeftOut(outcome, rare if number < 3 else "is damaged"),)
-            name = f"{NAMES[0]}/{outcome}-{number}.dcm"
-            entry = Entry(
-                kind, f"/exports/{NAMES[1]}", name, ((1, 2),), "f", outcome, left_out, int(outcome == IMPORTED)
-            )
-            entries[entry.id] = entry
-    write_journal(folder, SCANS.empty_table(), entries)
+    with open_journal(folder) as journal:
+        for outcome, count in outcomes.items():
+            for number in range(count):
+                left_out = () if outcome == IMPORTED else (LeftOut(outcome, rare if number < 3 else "is damaged"),)
+                name, scans = f"{NAMES[0]}/{outcome}-{number}.dcm", int(outcome == IMPORTED)
+                entry = Entry(kind, f"/exports/{NAMES[1]}", name, ((1, 2),), "f", outcome, left_out, scans)
+                journal.put_entry(entry)
+        journal.commit()
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:

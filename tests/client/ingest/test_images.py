@@ -199,6 +199,18 @@ def test_a_column_of_pairs(export: Export, site: Path, rows: list[tuple[str, str
     assert export.run(site).pairs == pairs
 
 
+def test_a_pair_may_be_of_two_tables(export: Export, site: Path, tmp_path: Path) -> None:
+    export.map(pair="pair")
+    columns = [*COLUMNS, "pair"]
+    export.table(*pair_rows(("a.png", "OCT", "10", "p"), ("b.png", "OCT", "12", "q")), columns=columns)
+    assert export.run(site).pairs == 0
+    (tmp_path / "other").mkdir()
+    other = Export(tmp_path / "other")
+    other.map(pair="pair")
+    other.table(*pair_rows(("a.png", "IR", "18", "p"), ("b.png", "IR", "19", "q")), columns=columns)
+    assert other.run(site).pairs == 2
+
+
 def test_the_mapping_tells_what_is_wrong_with_it(export: Export) -> None:
     export.table(ROW)
     for changes, said in (

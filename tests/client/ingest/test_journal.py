@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,27 @@ from hypothesis import strategies as st
 
 from client.ingest import journal
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
-from client.ingest.journal import IMPORTED, Entry, JournalSummary, count_reasons, outcome_of, read_journal, source_id
+from client.ingest.journal import (
+    IMPORTED,
+    JOURNAL,
+    Entry,
+    JournalSummary,
+    KeptScan,
+    Reasons,
+    open_journal,
+    outcome_of,
+    read_journal,
+    source_id,
+)
 from client.ingest.pseudonyms import IMPORTS
 from shared.errors import SiteError
+
+
+def counted(left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+    reasons = Reasons()
+    reasons.add(*left_out)
+    return reasons.counted()
+
 
 names = (st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(os.fsdecode)).filter(bool)
 left_outs = st.builds(LeftOut, st.sampled_from([SKIPPED, QUARANTINED]), st.text(max_size=300), st.integers(1, 9))
@@ -25,21 +45,102 @@ entries = st.builds(
     files=st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**62))).map(tuple),
     fingerprint=st.text(st.sampled_from("0123456789abcdef")),
     outcome=st.sampled_from([IMPORTED, SKIPPED, QUARANTINED]),
-    left_out=st.lists(left_outs).map(count_reasons),
+    left_out=st.lists(left_outs).map(lambda left_out: counted(left_out)),
     scans=st.integers(0, 9),
 )
 
 
 def write(folder: Path, *made: Entry) -> None:
-    (folder / IMPORTS).mkdir(parents=True, exist_ok=True)
-    journal.write(folder, journal.SCANS.empty_table(), {entry.id: entry for entry in made})
+    with open_journal(folder) as kept:
+        for one in made:
+            kept.put_entry(one)
+        kept.commit()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(st.lists(entries, max_size=4))
 def test_what_is_read_is_what_was_written(tmp_path: Path, made: list[Entry]) -> None:
-    write(tmp_path, *made)
-    assert journal.read_entries(tmp_path) == {entry.id: entry for entry in made}
+    with open_journal(tmp_path) as kept:
+        for one in made:
+            kept.put_entry(one)
+            assert kept.entries([one.id]) == {one.id: one}
+        kept.commit()
+    with open_journal(tmp_path) as kept:
+        last = {one.id: one for one in made}
+        assert kept.entries([*last, "unknown"]) == last
+        for one in made:
+            assert one.id in set(kept.sources(one.kind, one.export))
+            kept.drop_entry(one.id)
+        assert kept.is_empty()
+        kept.commit()
+    assert not (tmp_path / JOURNAL).exists()
+
+
+def kept_scan(image_id: str, source: str, **changes: object) -> KeptScan:
+    made = KeptScan(
+        image_id=image_id,
+        subject_id=2**63 - 1,
+        eye="R",
+        acquired_us=-1,
+        modality="OCT",
+        device="",
+        path=f"{image_id[:2]}/{image_id}.png",
+        height=496,
+        width=512,
+        spacing_row=None,
+        spacing_column=0.1,
+        sha256="ab",
+        quality=None,
+        partner=None,
+        is_central=False,
+        bytes=9,
+        source=source,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_scans_come_and_go_with_their_source(tmp_path: Path) -> None:
+    first, second = kept_scan("aa1", "s", quality=0.5, partner="bb"), kept_scan("aa2", "s", is_central=True)
+    with open_journal(tmp_path) as kept:
+        kept.put_entry(entry("1.dcm", IMPORTED))
+        for scan in (first, second, kept_scan("aa3", "t")):
+            kept.put_scan(scan)
+        kept.commit()
+        kept.put_scan(kept_scan("aa4", "s"))  # and not committed
+    with open_journal(tmp_path) as kept:
+        assert kept.scans(["aa1", "aa2", "aa4"]) == {"aa1": first, "aa2": second}
+        assert kept.scans_from(["s", "u"]) == {"s": [first, second], "u": []}
+        kept.put_scan(replace(first, source="t"))
+        for scan in (first, second):
+            kept.drop_scan(scan.image_id, "s")
+        assert sorted(kept.scans(["aa1", "aa2", "aa3"])) == ["aa1", "aa3"]
+        assert kept.paths("aa") == {"aa/aa1.png", "aa/aa3.png"}
+        assert kept.paths("a") == kept.paths("") == kept.paths("aa")
+        assert kept.paths("ab") == kept.paths("aa1x") == set()
+        kept.commit()
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+def test_many_are_written_and_found_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int) -> None:
+    monkeypatch.setattr(journal, "_WAITING", waiting)
+    made = [entry(f"{number}.dcm", IMPORTED) for number in range(1200)]  # more than fit in a statement
+    with open_journal(tmp_path) as kept:
+        for one in made:
+            kept.put_scan(kept_scan(one.id, one.id))
+            kept.put_entry(one)
+        assert kept.entries([one.id for one in made]) == {one.id: one for one in made}
+        assert len(kept.scans([one.id for one in made])) == 1200
+        assert all(len(scans) == 1 for scans in kept.scans_from([one.id for one in made]).values())
+
+
+def test_reading_does_not_write(tmp_path: Path) -> None:
+    write(tmp_path, entry("1.dcm", QUARANTINED, LeftOut(QUARANTINED, "is damaged")))
+    file = tmp_path / JOURNAL
+    before = (file.read_bytes(), file.stat().st_mtime_ns)
+    read_journal(tmp_path)
+    with open_journal(tmp_path) as kept:
+        kept.commit()
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
 
 
 def entry(name: str, outcome: str, *left_out: LeftOut, kind: str = "dicom") -> Entry:
@@ -76,30 +177,31 @@ def test_a_folder_without_imports_has_an_empty_journal(tmp_path: Path) -> None:
 def test_its_files_are_for_the_owner_alone(tmp_path: Path) -> None:
     with journal.importing(tmp_path):
         write(tmp_path, entry("1.dcm", IMPORTED))
+        during = {file.stat().st_mode & 0o777 for file in (tmp_path / IMPORTS).iterdir()}
+    assert during == {0o600}
     modes = {file.name: file.stat().st_mode & 0o777 for file in [*(tmp_path / "state").rglob("*"), tmp_path / "state"]}
-    assert modes == {
-        "state": 0o700,
-        "imports": 0o700,
-        "lock": 0o600,
-        "scans.parquet": 0o600,
-        "sources.parquet": 0o600,
-    }
+    assert modes == {"state": 0o700, "imports": 0o700, "lock": 0o600, "scans.sqlite": 0o600}
 
 
 def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
     write(tmp_path, entry("1.dcm", IMPORTED))
-    file = tmp_path / IMPORTS / "sources.parquet"
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(SiteError, match="readable table"):
-        read_journal(tmp_path)
+    file = tmp_path / JOURNAL
+    whole = file.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"SQLite format 3" + whole[100:], b"x" * 5000):
+        file.write_bytes(broken)
+        with pytest.raises(SiteError, match="must be a journal that can be used"):
+            read_journal(tmp_path)
+        with pytest.raises(SiteError, match="must be a journal that can be used"), open_journal(tmp_path):
+            pass
+        assert file.read_bytes() == broken
 
 
 @given(st.lists(left_outs, max_size=6))
 def test_reasons_are_counted_whatever_their_order(left_out: list[LeftOut]) -> None:
-    counted = count_reasons(left_out)
-    assert sum(item.count for item in counted) == sum(item.count for item in left_out)
-    assert count_reasons(left_out[::-1]) == count_reasons(counted) == counted
-    assert all(len(item.reason) <= 200 and "\n" not in item.reason for item in counted)
+    found = counted(left_out)
+    assert sum(item.count for item in found) == sum(item.count for item in left_out)
+    assert counted(left_out[::-1]) == counted(found) == found
+    assert all(len(item.reason) <= 200 and "\n" not in item.reason for item in found)
 
 
 def test_an_outcome_is_the_best_that_can_be_said() -> None:

@@ -14,7 +14,8 @@ SECOND_US = 1_000_000
 
 
 def scan(name: str, modality: str, second: float = 0, **changes: object) -> Candidate:
-    made = Candidate(name, 1, "R", "A", modality, round(second * SECOND_US), None, True)
+    called, second_us = name if modality == "IR" else None, round(second * SECOND_US)
+    made = Candidate(name, 1, "R", "A", modality, second_us, called, is_central=True, is_named=False)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -49,7 +50,16 @@ def test_a_named_partner_that_is_absent_or_of_another_eye_is_not_replaced_by_a_g
 
 
 def test_a_scan_that_is_named_is_not_given_away_by_time() -> None:
-    assert pair([scan("o", "OCT", 900, partner="i"), scan("p", "OCT"), scan("i", "IR")], 60) == {"o": "i"}
+    assert pair([scan("o", "OCT", 900, partner="i"), scan("p", "OCT"), scan("i", "IR", is_named=True)], 60) == {
+        "o": "i"
+    }
+    assert pair([scan("p", "OCT"), scan("i", "IR", is_named=True)], 60) == {}  # by an OCT of another patient
+
+
+def test_a_name_of_two_infrared_scans_names_neither() -> None:
+    one, two = (scan(name, "IR", partner="pair", is_named=True) for name in "ij")
+    assert pair([scan("o", "OCT", partner="pair"), one], 60) == {"o": "i"}
+    assert pair([scan("o", "OCT", partner="pair"), one, two], 60) == {}
 
 
 def test_of_several_that_name_one_scan_the_nearest_has_it() -> None:
@@ -69,7 +79,7 @@ def visits(draw: st.DrawFn) -> list[Candidate]:
     """Up to a dozen scans of few patients within few minutes, some with a named partner."""
     count = draw(st.integers(0, 12))
     names = [f"s{number}" for number in range(count)]
-    return [
+    scans = [
         Candidate(
             image_id=name,
             subject_id=draw(st.integers(1, 2)),
@@ -77,11 +87,17 @@ def visits(draw: st.DrawFn) -> list[Candidate]:
             device=draw(st.sampled_from(["A", ""])),
             modality=draw(st.sampled_from(["OCT", "IR"])),
             acquired_us=draw(st.integers(0, 10)) * 20 * SECOND_US,
-            partner=draw(st.sampled_from([None, None, *names, "absent"])),
+            partner=None,
             is_central=draw(st.booleans()),
+            is_named=False,
         )
         for name in names
     ]
+    for place, item in enumerate(scans):
+        called = [item.image_id, item.image_id, "twice"] if item.modality == "IR" else [None, None, *names, "twice"]
+        scans[place] = replace(item, partner=draw(st.sampled_from(called)))
+    named = {item.partner for item in scans if item.modality == "OCT"}
+    return [replace(item, is_named=item.image_id in named) for item in scans]
 
 
 @given(visits(), st.integers(0, 90), st.randoms(use_true_random=False))
@@ -95,7 +111,7 @@ def test_pairs_do_not_depend_on_the_order_and_are_of_one_eye(
         oct_scan, ir_scan = by_name[oct_id], by_name[ir_id]
         assert (oct_scan.modality, ir_scan.modality, oct_scan.is_central) == ("OCT", "IR", True)
         assert (oct_scan.subject_id, oct_scan.eye) == (ir_scan.subject_id, ir_scan.eye)
-        assert oct_scan.partner in (None, ir_id)
+        assert oct_scan.partner in (None, ir_scan.partner)
     shuffled = list(scans)
     dice.shuffle(shuffled)
     assert pair(shuffled, within_s) == pairs
@@ -114,7 +130,8 @@ def test_pairs_by_time_are_those_of_a_count_over_all_scans(scans: list[Candidate
             and abs(other.acquired_us - one.acquired_us) <= within_s * SECOND_US
         ]
 
-    free = [replace(item, partner=None) for item in scans if item.modality == "IR" or item.is_central]
+    scans = [replace(item, partner=None if item.modality == "OCT" else item.image_id, is_named=False) for item in scans]
+    free = [item for item in scans if item.modality == "IR" or item.is_central]
     expected = {
         one.image_id: other.image_id
         for one in free
@@ -123,4 +140,4 @@ def test_pairs_by_time_are_those_of_a_count_over_all_scans(scans: list[Candidate
         and reach(one, "IR") == [other.image_id]
         and reach(other, "OCT") == [one.image_id]
     }
-    assert pair([replace(item, partner=None) for item in scans], within_s) == expected
+    assert pair(scans, within_s) == expected

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import time
+import tracemalloc
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image
 
 from client.images import open_pixels
-from client.ingest import journal, scans
+from client.ingest import index, journal, scans
 from client.ingest.export import (
     QUARANTINED,
     SKIPPED,
@@ -108,7 +110,8 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {name: content for name, (content, _) in snapshot(folder).items() if "sources.parquet" not in name}
+    """But for the journal, which says when files were changed, and in which order it was written."""
+    return {name: content for name, (content, _) in snapshot(folder).items() if name != journal.JOURNAL}
 
 
 def total(counts: Counts) -> int:
@@ -410,6 +413,45 @@ def test_a_full_disk_stops_the_import_and_blames_no_scan(
     assert run(folder, export).sources == Counts(imported=6)
 
 
+def endless(count: int) -> ScanImporter:
+    """As many scans as wanted, of one picture, of which half have an infrared partner and some are left out."""
+
+    def sources(export: Path, mapping: Path | None) -> Iterator[Source]:
+        return (Source(f"a folder of the hospital/{number:09d}.png", (export / "one.png",)) for number in range(count))
+
+    def scan(source: Source, options: ScanOptions) -> Iterator[Scan | LeftOut]:
+        number = int(source.name[-13:-4])
+        if number % 7 == 0:
+            raise LeftOutError(QUARANTINED, "is damaged")
+        modality, taken = ("OCT", "IR")[number % 2], datetime(2020, 6, 1) + timedelta(hours=number // 2)
+        content = source.files[0].read_bytes()
+        yield Scan(f"patient {number // 8}", source.name, "R", taken, modality, content, "A")
+
+    return ScanImporter(sources, scan)
+
+
+def test_memory_does_not_grow_with_the_number_of_scans(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "_AT_ONCE", 64)  # rows in memory while the index is written
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "one.png").write_bytes(encode_image(make_pixels(1)))
+    run(folder, tmp_path / "e", importer=endless(100))  # whatever is made once
+    peaks = []
+    for number, count in enumerate((200, 1000)):
+        site = new_site(tmp_path / f"site{number}")
+        tracemalloc.start()
+        try:
+            for _ in range(2):
+                run(site, tmp_path / "e", importer=endless(count))
+                gc.collect()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    # Bytes a scan more. A journal in memory takes 2300; what is left is what Python keeps of tuples that it freed.
+    assert (peaks[1] - peaks[0]) / 800 < 600
+
+
 def test_two_imports_at_once_are_refused(folder: Path, export: Path) -> None:
     with journal.importing(folder), pytest.raises(SiteError, match="one process at a time"):
         run(folder, export)
@@ -428,13 +470,17 @@ def test_an_export_that_cannot_be_meant_is_refused_and_leaves_nothing(folder: Pa
     (tmp_path / "e").mkdir()
     with pytest.raises(ExportError, match="mapping must be given"):
         run(folder, tmp_path / "e", importer=ScanImporter(none, read))
-    assert [file.name for file in folder.rglob("*.parquet")] == ["events.parquet"]
+    assert sorted(file.name for file in folder.rglob("*.*") if file.is_file()) == [
+        "dataset.yaml",
+        "events.parquet",
+        "pseudonyms.key",
+    ]
     assert run(folder, tmp_path / "e").sources == Counts()
 
 
 def test_an_index_that_no_import_made_is_not_replaced(folder: Path, export: Path) -> None:
     run(folder, export)
-    (folder / "state" / "imports" / "scans.parquet").unlink()
+    (folder / journal.JOURNAL).unlink()
     with pytest.raises(SiteError, match="must have been made by imports"):
         run(folder, export)
 
