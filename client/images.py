@@ -22,6 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from client.png import inflated
 from shared.errors import SiteError
 from shared.site_folder import SiteFolder
 
@@ -187,7 +188,7 @@ def decode(file: Path, frame: int, sha256: str, height: int, width: int) -> tupl
     if hashlib.sha256(content).hexdigest() != sha256:
         return None, "has other bytes than when it was imported"
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(inflated(content))) as image:
             image.seek(frame)
             grey = _eight_bit(image)
             return np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR), dtype=np.uint8), ""

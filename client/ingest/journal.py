@@ -15,10 +15,9 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from client.database import database, marks, parts
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
@@ -96,8 +95,7 @@ class Entry:
         return source_id(self.kind, self.export, self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class KeptScan:
+class KeptScan(NamedTuple):
     """What is remembered of one scan, which is in the site folder.
 
     Attributes:
@@ -133,9 +131,7 @@ class KeptScan:
     source: str
 
 
-_COLUMNS = tuple(column.name for column in fields(KeptScan))
-_NAMES = ", ".join(_COLUMNS)
-_VALUES = attrgetter(*_COLUMNS)
+_COLUMNS = ", ".join(KeptScan._fields)
 
 
 @dataclass(frozen=True)
@@ -197,12 +193,12 @@ class Journal:
 
     def scans(self, image_ids: Sequence[str]) -> dict[str, KeptScan]:
         """Those of these scans that are known."""
-        return {row[0]: _scan(row) for row in self._find(f"SELECT {_NAMES} FROM scans WHERE image_id", image_ids)}
+        return {row[0]: _scan(row) for row in self._find(f"SELECT {_COLUMNS} FROM scans WHERE image_id", image_ids)}
 
     def scans_from(self, sources: Sequence[str]) -> dict[str, list[KeptScan]]:
         """The scans that came from each of these sources."""
         found: dict[str, list[KeptScan]] = {source: [] for source in sources}
-        for row in self._find(f"SELECT {_NAMES} FROM scans WHERE source", sources):
+        for row in self._find(f"SELECT {_COLUMNS} FROM scans WHERE source", sources):
             scan = _scan(row)
             found[scan.source].append(scan)
         return found
@@ -231,11 +227,11 @@ class Journal:
 
     def _write(self) -> None:
         if self._scans:
-            waiting = [_VALUES(scan) for scan in self._scans.values()]
-            self._rows.executemany(f"REPLACE INTO scans ({_NAMES}) VALUES ({marks(_COLUMNS)})", waiting)
+            row = f"({_COLUMNS}) VALUES ({marks(KeptScan._fields)})"
+            self._rows.executemany(f"REPLACE INTO scans {row}", self._scans.values())
             self._scans = {}
         if self._entries:
-            rows = [_row(entry) for entry in self._entries.values()]
+            rows = [_row(identity, entry) for identity, entry in self._entries.items()]
             self._rows.executemany(f"REPLACE INTO sources VALUES ({marks(rows[0])})", rows)
             self._entries = {}
 
@@ -302,7 +298,7 @@ def read_journal(folder: Path) -> JournalSummary:
 
 def source_id(kind: str, export: str, name: str) -> str:
     """Names a source in the tables."""
-    return hashlib.sha256(b"\0".join(os.fsencode(part) for part in (kind, export, name))).hexdigest()[:32]
+    return hashlib.sha256(os.fsencode(f"{kind}\0{export}\0{name}")).hexdigest()[:32]
 
 
 def outcome_of(kept: int, left_out: Sequence[LeftOut]) -> str:
@@ -328,11 +324,11 @@ class Reasons:
         return tuple(LeftOut(outcome, reason, count) for (outcome, reason), count in sorted(self._counts.items()))
 
 
-def _row(entry: Entry) -> tuple[object, ...]:
+def _row(identity: str, entry: Entry) -> tuple[object, ...]:
     left_out = json.dumps([(item.outcome, item.reason, item.count) for item in entry.left_out])
     names = os.fsencode(entry.export), os.fsencode(entry.name)
     files = json.dumps(entry.files)
-    return entry.id, entry.kind, *names, files, entry.fingerprint, entry.outcome, left_out, entry.scans
+    return identity, entry.kind, *names, files, entry.fingerprint, entry.outcome, left_out, entry.scans
 
 
 def _entry(row: tuple[str, str, bytes, bytes, str, str, str, str, int]) -> Entry:
@@ -343,8 +339,8 @@ def _entry(row: tuple[str, str, bytes, bytes, str, str, str, str, int]) -> Entry
 
 
 def _scan(row: tuple[Any, ...]) -> KeptScan:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    return KeptScan(**values | {"is_central": bool(values["is_central"])})
+    scan = KeptScan(*row)
+    return scan._replace(is_central=bool(scan.is_central))
 
 
 def _left_out(text: str) -> tuple[LeftOut, ...]:

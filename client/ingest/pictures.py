@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from client.png import ANIMATED, SIGNATURE, PngError, chunks
+
 _KEPT_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_ANIMATED = (b"acTL", b"fcTL", b"fdAT")
 _LARGEST_PIXELS = 1 << 26
 _ORIENTATION = 0x0112  # of EXIF
 _ADOBE = 0xEE  # says how the colours are coded
@@ -61,8 +60,11 @@ def keep_pixels(image: Pixels | bytes, mirror: bool = False) -> Picture:
     """
     if not isinstance(image, bytes):
         return _from_pixels(image, mirror)
-    if image.startswith(_SIGNATURE):
-        picture, orientation = _clean_png(image)
+    if image.startswith(SIGNATURE):
+        try:
+            picture, orientation = _clean_png(image)
+        except PngError as error:
+            raise PictureError(str(error)) from None
     elif image.startswith(b"\xff\xd8"):
         picture, orientation = _clean_jpeg(image)
     else:
@@ -98,10 +100,10 @@ def _check_size(height: int, width: int) -> None:
 
 def _clean_png(content: bytes) -> tuple[Picture, int]:
     """The picture without ancillary chunks, and the EXIF orientation."""
-    parts: list[bytes | memoryview] = [_SIGNATURE]
+    parts: list[bytes | memoryview] = [SIGNATURE]
     kinds: list[bytes] = []
     orientation, height, width = 1, 0, 0
-    for kind, data, whole in _chunks(content):
+    for kind, data, whole in chunks(content):
         if not kinds and kind != b"IHDR":
             raise PictureError("is a damaged PNG: it has no header")
         if kind == b"IHDR":
@@ -109,7 +111,7 @@ def _clean_png(content: bytes) -> tuple[Picture, int]:
                 raise PictureError("is a damaged PNG: its header is wrong")
             width, height = struct.unpack(">II", data[:8])
             _check_size(height, width)
-        elif kind in _ANIMATED:
+        elif kind in ANIMATED:
             raise PictureError("is an animated PNG")
         elif kind == b"eXIf":
             orientation = _orientation(data)
@@ -120,27 +122,8 @@ def _clean_png(content: bytes) -> tuple[Picture, int]:
         kinds.append(kind)
     if b"IDAT" not in kinds:
         raise PictureError("is a PNG without pixels")
-    kept = b"".join(parts)
-    return Picture(content if len(kept) == len(content) else kept, "png", height, width), orientation
-
-
-def _chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, memoryview]]:
-    """Kind, data and the whole of each chunk up to the end; every checksum is verified."""
-    view, start = memoryview(content), len(_SIGNATURE)
-    while start + 12 <= len(view):
-        (length,) = struct.unpack_from(">I", view, start)
-        end = start + 12 + length
-        if end > len(view):
-            break
-        (checksum,) = struct.unpack_from(">I", view, end - 4)
-        if zlib.crc32(view[start + 4 : end - 4]) != checksum:
-            raise PictureError("is a damaged PNG: a checksum is wrong")
-        kind = bytes(view[start + 4 : start + 8])
-        yield kind, view[start + 8 : end - 4], view[start:end]
-        if kind == b"IEND":
-            return
-        start = end
-    raise PictureError("is a damaged PNG: its end is missing")
+    kept = content if sum(map(len, parts)) == len(content) else b"".join(parts)
+    return Picture(kept, "png", height, width), orientation
 
 
 def _orientation(data: memoryview) -> int:

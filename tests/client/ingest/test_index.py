@@ -73,7 +73,7 @@ def test_each_column_is_what_the_journal_has(tmp_path: Path, monkeypatch: pytest
     with open_journal(tmp_path) as journal:
         for scan in scans:
             journal.put_scan(kept(scan))
-        journal.put_scan(replace(kept(scans[0]), spacing_row=None, quality=0.5))
+        journal.put_scan(kept(scans[0])._replace(spacing_row=None, quality=0.5))
         index.write(tmp_path, journal)
     table = pq.read_table(tmp_path / index.INDEX)
     assert table.schema.equals(IMAGES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,7 +95,7 @@ def kept_scan(image_id: str, source: str, **changes: object) -> KeptScan:
         bytes=9,
         source=source,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return made._replace(**changes)  # type: ignore[arg-type]
 
 
 def test_scans_come_and_go_with_their_source(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_scans_come_and_go_with_their_source(tmp_path: Path) -> None:
     with open_journal(tmp_path) as kept:
         assert kept.scans(["aa1", "aa2", "aa4"]) == {"aa1": first, "aa2": second}
         assert kept.scans_from(["s", "u"]) == {"s": [first, second], "u": []}
-        kept.put_scan(replace(first, source="t"))
+        kept.put_scan(first._replace(source="t"))
         for scan in (first, second):
             kept.drop_scan(scan.image_id, "s")
         assert sorted(kept.scans(["aa1", "aa2", "aa3"])) == ["aa1", "aa3"]
