@@ -63,7 +63,12 @@ class SiteSettings:
     peers: dict[str, str] = knob(
         {}, "sites with whom to make a secure sum, and the fingerprints of their keys; none: as the coordinator says"
     )
-    threads: int = knob(0, "processor threads to train with; 0: as many as there are", ge=0, le=1024)
+    threads: int = knob(
+        0,
+        "processor threads to train with; 0: as many as there are; several sites on one machine share them out",
+        ge=0,
+        le=1024,
+    )
 
 
 def read_settings(folder: Path) -> SiteSettings:

@@ -20,7 +20,7 @@ def diagnose(site_folder: Path) -> list[Finding]:
     looks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [("packages", packages.look)]
     if site_folder.is_dir():
         looks += [
-            ("machine", lambda: machine.look(site_folder, *_device_and_scans(site_folder))),
+            ("machine", lambda: machine.look(site_folder, *_asked_of_the_machine(site_folder))),
             ("permissions", lambda: folder.permission_findings(site_folder)),
             ("site folder", lambda: _contract(site_folder)),
             ("processes", lambda: folder.lock_findings(site_folder)),
@@ -47,20 +47,21 @@ def _approvals(site_folder: Path) -> Iterator[Finding]:
     return folder.version_findings(site_folder, code_digest())
 
 
-def _device_and_scans(site_folder: Path) -> tuple[str, int]:
-    """What the site trains on and how many scans it has; the contract's check tells where they cannot be read."""
+def _asked_of_the_machine(site_folder: Path) -> tuple[str, int, int]:
+    """Device, threads and how many scans the site has; the contract's check tells where they cannot be read."""
     from client.site import SiteSettings, read_settings
     from shared.errors import SiteError
     from shared.site_folder import SiteFolder
 
     try:
-        device = read_settings(site_folder).device
+        settings = read_settings(site_folder)
     except SiteError:
-        device = SiteSettings().device
+        settings = SiteSettings()
     try:
-        return device, len(SiteFolder(site_folder).images())
+        scans = len(SiteFolder(site_folder).images())
     except SiteError:
-        return device, 0
+        scans = 0
+    return settings.device, settings.threads, scans
 
 
 def _safely(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

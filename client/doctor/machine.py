@@ -34,6 +34,17 @@ def device_findings(wanted: str, available: Set[str]) -> Iterator[Finding]:
         )
 
 
+def thread_findings(threads: int, processors: int) -> Iterator[Finding]:
+    """Threads that training would take against the processors that it may use."""
+    found = f"{threads} threads on {processors} processors"
+    if threads > processors:
+        # A container of two processors on a machine of 64: torch counts the machine's.
+        fix = f"Set threads: {processors} in site.yaml; several sites on one machine share its processors out."
+        yield warn("threads", f"{found} slow each other down many times", fix)
+    else:
+        yield ok("threads", found)
+
+
 def disk_findings(free_bytes: int, scans: int, cached_bytes: int) -> Iterator[Finding]:
     """Free disk against what the site's scans take when they are decoded."""
     needed = _LEAST_FREE_BYTES + max(0, _CACHES * scans * _CACHE_BYTES_A_SCAN - cached_bytes)
@@ -89,10 +100,11 @@ def available_devices() -> frozenset[str]:
     return frozenset(found)
 
 
-def look(folder: Path, device: str, scans: int) -> Iterator[Finding]:
-    """All of this machine."""
+def look(folder: Path, device: str, threads: int, scans: int) -> Iterator[Finding]:
+    """All of this machine, for a site of these settings and so many scans."""
     try:
         yield from device_findings(device, available_devices())
+        yield from thread_findings(threads or _default_threads(), _usable_processors())
     except Exception as error:  # torch itself is broken
         yield fail("device", f"torch cannot tell: {type(error).__name__}", "Mend torch first: make setup.")
     cache = folder / "state" / "cache"
@@ -101,6 +113,22 @@ def look(folder: Path, device: str, scans: int) -> Iterator[Finding]:
     yield from memory_findings(_available_memory())
     yield from year_findings(datetime.now(UTC))
     yield from telemetry_findings(os.environ)
+
+
+def _default_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _usable_processors(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Those that this process may run on, and fewer where a container's share of time is smaller (cgroup v2)."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        allowed_us, period_us = quota.read_text(encoding="ascii").split()
+        return max(1, min(there, round(int(allowed_us) / int(period_us))))
+    except (OSError, ValueError, ZeroDivisionError):
+        return there  # no share: "max", or no such file
 
 
 def _available_memory(file: Path = Path("/proc/meminfo")) -> int | None:

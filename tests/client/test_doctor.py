@@ -87,6 +87,24 @@ def test_the_device_of_the_settings_must_be_there(wanted: str, available: set[st
     assert states(machine.device_findings(wanted, available)) == expected
 
 
+def test_threads_beyond_the_processors_are_told(tmp_path: Path) -> None:
+    assert states(machine.thread_findings(2, 2)) == [OK]
+    finding = only(machine.thread_findings(64, 2))
+    assert (finding.state, "threads: 2" in finding.fix) == (WARN, True)
+    quota, there = tmp_path / "cpu.max", machine._usable_processors(tmp_path / "absent")
+    for text, expected in (
+        ("100000 100000\n", 1),
+        ("20000 100000", 1),
+        ("max 100000", there),
+        ("x", there),
+        ("5 0", there),
+    ):
+        quota.write_text(text)
+        assert machine._usable_processors(quota) == expected
+    quota.write_text(f"{(there + 5) * 1000} 1000")
+    assert machine._usable_processors(quota) == there
+
+
 def test_the_disk_must_hold_the_decoded_scans_that_are_not_there_yet() -> None:
     assert states(machine.disk_findings(3 * GIB, 0, 0)) == [OK]
     assert states(machine.disk_findings(1 * GIB, 0, 0)) == [FAIL]
