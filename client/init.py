@@ -16,7 +16,7 @@ import yaml
 
 from client.site import SiteSettings
 from shared.errors import SiteError
-from shared.files import flush
+from shared.files import flush, naming
 from shared.knobs import dump
 from shared.site_folder import EVENTS, Dataset, write_table
 
@@ -43,20 +43,26 @@ def init_site(folder: Path, name: str, time_zone: str) -> list[str]:
     """
     _check(folder, name, time_zone)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))  # mode 0700
+    with naming(folder):
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))  # mode 0700
     try:
-        for path in FOLDERS:
-            (draft / path).mkdir(mode=_OWNER_ONLY)
-        dataset = yaml.safe_dump(dump(Dataset(site=name, time_zone=time_zone)), sort_keys=False, allow_unicode=True)
-        (draft / "dataset.yaml").write_text(dataset, encoding="utf-8")
-        (draft / "site.yaml").write_text(annotated_settings(), encoding="utf-8")
-        write_table(draft / "events.parquet", EVENTS.empty_table().to_pandas(), EVENTS)
-        flush(draft)
+        with naming(folder):
+            _fill(draft, Dataset(site=name, time_zone=time_zone))
         os.replace(draft, folder)  # at once, or not at all; an empty folder is replaced
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return [f"{folder}: a site folder for {name}, readable by you alone; times are of {time_zone}", *next_steps(folder)]
+
+
+def _fill(draft: Path, dataset: Dataset) -> None:
+    for path in FOLDERS:
+        (draft / path).mkdir(mode=_OWNER_ONLY)
+    text = yaml.safe_dump(dump(dataset), sort_keys=False, allow_unicode=True)
+    (draft / "dataset.yaml").write_text(text, encoding="utf-8")
+    (draft / "site.yaml").write_text(annotated_settings(), encoding="utf-8")
+    write_table(draft / "events.parquet", EVENTS.empty_table().to_pandas(), EVENTS)
+    flush(draft)
 
 
 def next_steps(folder: Path) -> list[str]:

@@ -19,7 +19,7 @@ _DIGITS = 12  # of a digest, by which people compare rules
 
 
 def label_site(path: Path, task_file: Path) -> Account:
-    """Write the labels of one task, in the place of earlier ones; a second time the same bytes.
+    """Write the labels of one task, in the place of earlier ones; a second time no file changes.
 
     Killed at any moment, the folder holds the old labels with the old horizon, the new ones with the new, or none:
     never labels beside another task's horizon.
@@ -37,9 +37,9 @@ def label_site(path: Path, task_file: Path) -> Account:
             file.unlink()
             flush(file.parent)  # gone for good before the horizon changes
         horizons = {**dataset.horizons_days, task.name: task.horizon_days}
-        text = yaml.safe_dump(dump(replace(dataset, horizons_days=horizons)), sort_keys=False)
+        text = yaml.safe_dump(dump(replace(dataset, horizons_days=horizons)), sort_keys=False, allow_unicode=True)
         write_atomic(path / "dataset.yaml", text.encode())
-    with replacing(file) as draft:
+    with replacing(file, unless_equal=True) as draft:
         write_table(draft, labelled.labels, LABELS)
     return labelled.account
 

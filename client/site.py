@@ -13,6 +13,7 @@ from shared.knobs import knob, load
 
 ANY, PRIVATE = "any", "private"  # of what may leave
 OFF, WARN, VETO = "off", "warn", "veto"  # of the audit of updates
+_MEND = "Mend site.yaml; a new one of fedretina site init explains every setting."
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,6 +87,6 @@ def read_settings(folder: Path) -> SiteSettings:
             settings["audit"] = OFF  # which YAML reads as no
         return load(SiteSettings, settings, "site.yaml: ")
     except yaml.YAMLError as error:
-        raise SiteError(str(file), "must be valid YAML", value=str(error).splitlines()[0]) from None
+        raise SiteError(str(file), "must be valid YAML", value=str(error).splitlines()[0], remedy=_MEND) from None
     except FedretinaError as error:
-        raise SiteError(error.name, error.rule, value=error.value, remedy=error.remedy) from None
+        raise SiteError(error.name, error.rule, value=error.value, remedy=error.remedy or _MEND) from None

@@ -24,20 +24,37 @@ def replacing(file: Path, *, unless_equal: bool = False) -> Iterator[Path]:
         unless_equal: leave a file as it is that holds just that already.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+    with naming(file):
+        handle, name = tempfile.mkstemp(prefix=_draft(file), dir=file.parent)
     os.close(handle)
     draft = Path(name)
     try:
-        yield draft
-        if unless_equal and file.exists() and cmp(draft, file, shallow=False):
-            draft.unlink()
-            return
-        flush(draft)
-        os.replace(draft, file)
+        with naming(file):
+            yield draft
+            if unless_equal and file.exists() and cmp(draft, file, shallow=False):
+                draft.unlink()
+                return
+            flush(draft)
+            os.replace(draft, file)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
     flush(file.parent)  # the rename itself must survive a power cut
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """An error of the system that names no file, as of a full disk, or a draft of this file, is about this file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or Path(str(error.filename)).name.startswith(_draft(file)):
+            error.filename = str(file)
+        raise
+
+
+def _draft(file: Path) -> str:
+    return f".{file.name}-"
 
 
 def flush(path: Path) -> None:

@@ -83,7 +83,7 @@ def load(kind: type[T], data: Mapping[str, Any], path: str = "") -> T:
         ConfigError: an unknown key, a wrong type, a value out of range or fields that contradict each other.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(path.rstrip(".") or kind.__name__, "must be a mapping of settings", value=data)
+        raise ConfigError(path.rstrip(".: ") or kind.__name__, "must be a mapping of settings", value=data)
     known = {field.name: field for field in dataclasses.fields(kind)}
     for key in data:
         if key not in known:

@@ -68,12 +68,13 @@ def find_faults(folder: SiteFolder) -> Iterator[SiteError]:
 
 def _dataset_faults(dataset: Dataset) -> Iterator[SiteError]:
     if not dataset.site:
-        yield SiteError("dataset.yaml: site", "must not be empty")
+        yield SiteError("dataset.yaml: site", "must not be empty", remedy="Name the site there.")
     if dataset.extracted_at:
         try:
             date.fromisoformat(dataset.extracted_at[:10])
         except ValueError:
-            yield SiteError("dataset.yaml: extracted_at", "must be an ISO date", value=dataset.extracted_at)
+            name, remedy = "dataset.yaml: extracted_at", "Write it as 2024-12-31."
+            yield SiteError(name, "must be an ISO date", value=dataset.extracted_at, remedy=remedy)
 
 
 def _event_faults(events: pd.DataFrame, dataset: Dataset | None) -> Iterator[SiteError]:
@@ -92,7 +93,8 @@ def _event_faults(events: pd.DataFrame, dataset: Dataset | None) -> Iterator[Sit
         late = int((events["time"] >= end).sum())
         if late:
             rule = f"must not be later than extracted_at {dataset.extracted_at}"
-            yield SiteError("events.parquet: time", rule, value=f"{late} later event(s)")
+            remedy = "Correct the times, or extracted_at in dataset.yaml."
+            yield SiteError("events.parquet: time", rule, value=f"{late} later event(s)", remedy=remedy)
 
 
 def _image_faults(images: pd.DataFrame, folder: SiteFolder) -> Iterator[SiteError]:
@@ -104,20 +106,21 @@ def _image_faults(images: pd.DataFrame, folder: SiteFolder) -> Iterator[SiteErro
     if len(repeated):
         value = f"{repeated.iloc[0]} and {len(repeated) - 1} more" if len(repeated) > 1 else repeated.iloc[0]
         yield SiteError(f"{table}: image_id", "must be unique", value=value, remedy="Remove the duplicates.")
-    files = os.fspath(folder.image_files)
+    files, remedy = os.fspath(folder.image_files), "Import the scans again, or restore imaging from a copy."
     for path in images["path"].dropna().unique():  # of these there are many
         if path.startswith("/") or ".." in path.split("/"):
-            yield SiteError(f"{table}: path", "must stay inside imaging/files", value=path)
+            yield SiteError(f"{table}: path", "must stay inside imaging/files", value=path, remedy=remedy)
         elif not os.path.isfile(f"{files}/{path}"):
-            yield SiteError(f"{table}: path", "must name a file in imaging/files", value=path)
+            yield SiteError(f"{table}: path", "must name a file in imaging/files", value=path, remedy=remedy)
+    remedy = "Give each pair a pair_id of its own; an import of scans does."
     paired = images[images["pair_id"].notna()]
     members = paired.groupby("pair_id")
     mixed = members[["subject_id", "eye"]].nunique().max(axis=1)
     for pair in mixed[mixed > 1].index:
-        yield SiteError(f"{table}: pair_id", "must join images of one eye of one patient", value=pair)
+        yield SiteError(f"{table}: pair_id", "must join images of one eye of one patient", value=pair, remedy=remedy)
     twice = paired[paired.duplicated(["pair_id", "modality"])]["pair_id"].unique()
     for pair in twice:
-        yield SiteError(f"{table}: pair_id", "must join one OCT and one IR at most", value=pair)
+        yield SiteError(f"{table}: pair_id", "must join one OCT and one IR at most", value=pair, remedy=remedy)
 
 
 def _split_faults(splits: pd.DataFrame) -> Iterator[SiteError]:
@@ -137,7 +140,8 @@ def _label_faults(labels: pd.DataFrame, task: str, events: pd.DataFrame, images:
     yield from _nulls(labels, table, list(labels.columns))
     twice = int(labels.duplicated(["subject_id", "prediction_time"]).sum())
     if twice:
-        yield SiteError(table, "must hold one label a patient and time", value=f"{twice} repeated")
+        rule, remedy = "must hold one label a patient and time", "Keep one of each."
+        yield SiteError(table, rule, value=f"{twice} repeated", remedy=remedy)
     first_event = (
         events.assign(time=events["time"].fillna(pd.Timestamp(1700, 1, 1))).groupby("subject_id")["time"].min()
     )
@@ -161,10 +165,12 @@ def _nulls(frame: pd.DataFrame, table: str, columns: list[str]) -> Iterator[Site
     for column in columns:
         count = int(frame[column].isna().sum())
         if count:
-            yield SiteError(f"{table}: column {column}", "must not be null", value=f"{count} null(s)")
+            remedy = "Fill in what is missing, or leave these rows out."
+            yield SiteError(f"{table}: column {column}", "must not be null", value=f"{count} null(s)", remedy=remedy)
 
 
 def _outside(frame: pd.DataFrame, table: str, column: str, allowed: tuple[str, ...]) -> Iterator[SiteError]:
     wrong = sorted(set(frame[column].dropna()) - set(allowed))
     if wrong:
-        yield SiteError(f"{table}: {column}", f"must be one of {', '.join(allowed)}", value=wrong[0])
+        remedy = "Write the others as one of these, or leave their rows out."
+        yield SiteError(f"{table}: {column}", f"must be one of {', '.join(allowed)}", value=wrong[0], remedy=remedy)

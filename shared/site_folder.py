@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 OCT, IR = "OCT", "IR"
 IMAGE_MODALITIES = (OCT, IR)
 SPLITS = ("train", "tuning", "held_out")
+_MEND_DATASET = "Mend dataset.yaml; docs/site-folder.md says what it holds."
 
 EVENTS = pa.schema(
     [
@@ -99,14 +100,16 @@ class SiteFolder:
         try:
             data = yaml.safe_load(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            remedy = "Point to a folder written by an importer or a simulated cohort."
+            remedy = "Point to a folder made by fedretina site init, or of a simulated cohort."
             raise SiteError(str(file), "must exist", remedy=remedy) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SiteError(str(file), "must be valid YAML", value=str(error).splitlines()[0]) from None
+            value = str(error).splitlines()[0]
+            raise SiteError(str(file), "must be valid YAML", value=value, remedy=_MEND_DATASET) from None
         try:
             return load(Dataset, data or {}, "dataset.yaml: ")
         except FedretinaError as error:
-            raise SiteError(error.name, error.rule, value=error.value, remedy=error.remedy) from None
+            remedy = error.remedy or _MEND_DATASET
+            raise SiteError(error.name, error.rule, value=error.value, remedy=remedy) from None
 
     def events(self) -> pd.DataFrame:
         return self._read("events.parquet", EVENTS)
@@ -136,7 +139,8 @@ class SiteFolder:
             raise SiteError(str(file), "must exist", remedy="Import this site's data again.") from None
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise SiteError(str(file), "must be a readable parquet file", value=reason) from None
+            remedy = "Make it again by the import or the labelling that made it, or restore it from a copy."
+            raise SiteError(str(file), "must be a readable parquet file", value=reason, remedy=remedy) from None
         missing = [name for name in schema.names if name not in table.column_names]
         if missing:
             remedy = f"Columns: {', '.join(schema.names)}."
@@ -147,7 +151,9 @@ class SiteFolder:
                 columns.append(table.column(field.name).cast(field.type))
             except pa.ArrowException:
                 found = str(table.column(field.name).type)
-                raise SiteError(f"{relative}: column {field.name}", f"must be {field.type}", value=found) from None
+                remedy = "docs/site-folder.md lists the columns and their types."
+                name = f"{relative}: column {field.name}"
+                raise SiteError(name, f"must be {field.type}", value=found, remedy=remedy) from None
         return _frame(pa.Table.from_arrays(columns, schema=schema))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from client.check.cases import NEGATIVE, POSITIVE
+from client.check.imports import Quarantined
 from client.check.patients import NO_RECORDS, NO_SCANS, WITH_RECORDS, WITH_SCANS
 from client.check.records import OUTSIDE, WITH, FeatureFigure
 from client.check.scans import ACROSS, PAIRED
@@ -16,6 +17,11 @@ from client.check.suppression import WITHHELD, Cell, Shown, share
 from shared.site_folder import IR, OCT
 
 LEAST_PAIRED, MOST_OUTSIDE, LEAST_LINKED, LEAST_OUTCOMES = 0.8, 0.05, 0.5, 20
+_MEND_SCANS = "fedretina site left-out names them with reasons; mend the export and import it again."
+_MEND_FILES = (
+    "They are damaged or cut short: export them anew and import again. fedretina site import tells the reasons."
+)
+_MEND_ROWS = "fedretina site import counts them by reason and column; mend the mapping or the export and import again."
 _FIRST_OCT_YEAR = 1991  # Huang et al., Science 1991, 254:1178
 
 
@@ -157,15 +163,18 @@ def case_concerns(tasks: tuple[Cell, ...]) -> Iterator[Concern]:
                 )
 
 
-def reading_concerns(quarantined: float, bad_scans: Cell | None, unreadable: float, limit: float) -> Iterator[Concern]:
-    """Files that could not be used at import, and scans that cannot be read now."""
-    if quarantined > limit:
-        yield Concern(
-            "files quarantined at import",
-            _above(limit),
-            f"should be at most {limit:.0%} (site.yaml: quarantine_limit)",
-            "fedretina site import lists them with reasons; mend the export and import it again.",
-        )
+def reading_concerns(
+    quarantined: Quarantined, bad_scans: Cell | None, unreadable: float, limit: float
+) -> Iterator[Concern]:
+    """What could not be used at import, and scans that cannot be read now."""
+    for name, lost, remedy in (
+        ("files quarantined at import", quarantined.files, _MEND_SCANS),
+        ("files of records quarantined at import", quarantined.record_files, _MEND_FILES),
+        ("rows of records quarantined at import", quarantined.rows, _MEND_ROWS),
+    ):
+        if lost > limit:
+            rule = f"should be at most {limit:.0%} (site.yaml: quarantine_limit)"
+            yield Concern(name, _above(limit), rule, remedy)
     if bad_scans is not None and unreadable:
         yield Concern(
             "scans that cannot be read",

@@ -21,7 +21,17 @@ def render(result: CheckResult, checked_on: date) -> str:
     devices = [
         (cell.name, device) for cell in reversed(figures.scans.group("modality")) for device in cell.group("device")
     ]
-    say = (words.count, words.most, words.percent, words.number, words.between, words.years, words.capital, bar)
+    say = (
+        words.count,
+        words.most,
+        words.percent,
+        words.number,
+        words.between,
+        words.years,
+        words.capital,
+        words.unbroken,
+        bar,
+    )
     return render_page(
         Path(__file__).parent,
         say,

@@ -17,7 +17,7 @@ from client.check.concerns import (
 )
 from client.check.decoding import decoding_counts, unreadable
 from client.check.faults import all_faults
-from client.check.imports import Imports, import_counts
+from client.check.imports import Imports, Shares, import_counts
 from client.check.meds_rules import meds_concerns
 from client.check.patients import patient_counts
 from client.check.records import FeatureFigure, event_counts, feature_figures, years_of
@@ -44,8 +44,8 @@ class Figures:
         paired_at_least: of these, where it is all that may be told.
         spacing_mm: by modality and axis, quantiles over patients.
         years: first and last year with scans, and with events, of enough patients.
-        imports: files of each kind of import by outcome; ``left_out``: by kind, outcome and reason.
-        vocabularies: rows of imported records, by whether the study can read their code.
+        imports: shares of the files of each kind of import, by outcome; ``left_out``: by kind, outcome and reason.
+        vocabularies: rows of imported records by vocabulary, and by whether the study can read their code.
         decoding: scans that can be read or not; None where nobody asked.
     """
 
@@ -59,9 +59,9 @@ class Figures:
     tasks: tuple[Cell, ...]
     years: dict[str, tuple[int, int] | None]
     horizons_days: dict[str, int]
-    imports: tuple[Cell, ...]
+    imports: tuple[Shares, ...]
     vocabularies: tuple[Cell, ...]
-    left_out: tuple[Cell, ...]
+    left_out: tuple[Shares, ...]
     decoding: Cell | None
 
 
@@ -145,9 +145,9 @@ def _figures(
             "events": years_of(dated["time"], dated["subject_id"], smallest),
         },
         horizons_days={task.name: days for task in tasks if (days := tables.dataset.horizons_days.get(task.name))},
-        imports=tuple(shown(source, smallest) for source in imports.sources),
-        vocabularies=tuple(shown(rows, smallest) for rows in imports.vocabularies),
-        left_out=tuple(shown(reasons, smallest) for reasons in imports.left_out),
+        imports=imports.sources,
+        vocabularies=shown(imports.vocabularies, smallest).group("vocabulary"),
+        left_out=imports.left_out,
         decoding=None if decoded is None else shown(decoded, smallest),
     )
 
@@ -160,7 +160,7 @@ def _concerns(
     yield from patient_concerns(figures.patients)
     yield from scan_concerns(figures.scans, figures.pairing, figures.paired_at_least)
     yield from reading_concerns(imports.quarantined, figures.decoding, bad, limit)
-    yield from feature_concerns(figures.features, imports.bad_units or {})
+    yield from feature_concerns(figures.features, imports.bad_units)
     yield from case_concerns(figures.tasks)
     yield from meds_concerns(site, tables.events)
 

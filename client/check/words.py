@@ -30,6 +30,11 @@ def percent(part: Shown, whole: Shown) -> str:
     return f"{fraction:.0%}".replace("%", "\u00a0%")
 
 
+def unbroken(share: str) -> str:
+    """A share in words, its percent sign on the line of its number."""
+    return share.replace(" %", "\u00a0%")
+
+
 def number(value: float | None) -> str:
     """Three digits, without an exponent."""
     if value is None:

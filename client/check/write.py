@@ -1,6 +1,6 @@
 """How does a check become files? ``check.json``, which may be shared with a coordinator, and ``check.html`` for people.
 
-The JSON holds counts, years and words of ours: no id, no path, no free text, no date. Its schema: docs/check.md.
+The JSON holds counts, shares, years and words of ours: no id, path, free text or date. Its schema: docs/check.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from client.check.result import CheckResult
 from client.check.suppression import Cell
 from shared.files import write_atomic
 
-FORMAT = 1
+FORMAT = 2
 JSON, HTML = "check.json", "check.html"
 
 
@@ -58,8 +58,8 @@ def to_plain(result: CheckResult) -> dict[str, Any]:
             "years": {name: None if years is None else list(years) for name, years in figures.years.items()},
             "features": [_feature(feature) for feature in figures.features],
             "tasks": [{**_cell(task), "horizon_days": figures.horizons_days.get(task.name)} for task in figures.tasks],
-            "imports": [_cell(source) for source in figures.imports],
-            "left_out": [_cell(reasons) for reasons in figures.left_out],
+            "imports": [{"name": source.name, "outcome": source.parts} for source in figures.imports],
+            "left_out": [{"name": reasons.name, "reason": reasons.parts} for reasons in figures.left_out],
             "vocabularies": [_cell(rows) for rows in figures.vocabularies],
             "decoding": None if figures.decoding is None else _cell(figures.decoding),
         },

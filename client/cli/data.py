@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from client.cli.options import DIR, HERE, AsJson, Folder, Site
-from client.presets import FEATURES, MAPPINGS, TASKS, find_preset
+from client.ingest.options import RECORDS, SCANS, check_options, help_of
+from client.presets import FEATURES, MAPPINGS, TASKS, Presets, find_preset
 
 data = typer.Typer()
 
@@ -27,25 +31,40 @@ def init(
 
 @data.command(
     "import",
-    epilog="KIND: dicom, heidelberg, aireadi, images (scans); csv, omop, fhir (records). PATH: the export.",
+    epilog=f"KIND: {', '.join(SCANS)} (scans); {', '.join(RECORDS)} (records). PATH: the export.",
 )
 def import_(
+    context: typer.Context,
     kind: str,
     path: Path,
     folder: Site = HERE,
-    mapping: Annotated[str, typer.Option(metavar="FILE", help="csv, images: what the columns mean.")] = "",
-    again: Annotated[bool, typer.Option("--again", help="Scans: read those too that did not change.")] = False,
-    b_scans: Annotated[int, typer.Option(help="Scans: B-scans kept of a volume; 1: the central one.")] = 1,
-    mirror_left: Annotated[bool, typer.Option("--mirror-left", help="Scans: mirror left eyes.")] = False,
-    pair_within_s: Annotated[float, typer.Option(help="Scans: OCT and infrared so far apart may pair.")] = 60.0,
-    issuers: Annotated[bool, typer.Option("--issuers", help="dicom: tell patients apart by issuer too.")] = False,
-    vocabulary: Annotated[Path | None, typer.Option(help="Records: the site's own table of codes.")] = None,
-    extracted_at: Annotated[str, typer.Option(help="Records: ISO date of the extract.")] = "",
-    features: Annotated[str, typer.Option(metavar="FILE", help="Records: a study's feature list.")] = "",
-    where: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="csv: rows to take.")] = None,
-    identifier_system: Annotated[str, typer.Option(help="fhir: whose identifier names the patient.")] = "",
+    mapping: Annotated[str, typer.Option(metavar="FILE", help=help_of("mapping", "what the columns mean."))] = "",
+    again: Annotated[
+        bool, typer.Option("--again", help=help_of("again", "read those too that did not change."))
+    ] = False,
+    b_scans: Annotated[int, typer.Option(help=help_of("b_scans", "B-scans kept of a volume; 1: the central one."))] = 1,
+    mirror_left: Annotated[
+        bool, typer.Option("--mirror-left", help=help_of("mirror_left", "mirror left eyes."))
+    ] = False,
+    pair_within_s: Annotated[
+        float, typer.Option(help=help_of("pair_within_s", "OCT and infrared so far apart may pair."))
+    ] = 60.0,
+    issuers: Annotated[
+        bool, typer.Option("--issuers", help=help_of("issuers", "tell patients apart by issuer too."))
+    ] = False,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help=help_of("vocabulary", "the site's own table of codes."))
+    ] = None,
+    extracted_at: Annotated[str, typer.Option(help=help_of("extracted_at", "ISO date of the extract."))] = "",
+    features: Annotated[str, typer.Option(metavar="FILE", help=help_of("features", "a study's feature list."))] = "",
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help=help_of("where", "rows to take."))
+    ] = None,
+    identifier_system: Annotated[
+        str, typer.Option(help=help_of("identifier_system", "whose identifier names the patient."))
+    ] = "",
     source_value: Annotated[
-        bool, typer.Option("--source-value", help="omop: person_source_value names the patient.")
+        bool, typer.Option("--source-value", help=help_of("source_value", "person_source_value names the patient."))
     ] = False,
 ) -> None:
     """Brings an export of scans or records into the site folder. Can be repeated: what is unchanged stays."""
@@ -54,6 +73,7 @@ def import_(
     from shared.knobs import load
     from shared.site_folder import SiteFolder
 
+    check_options(kind, _typed(context))
     pairs = [tuple(pair.partition("=")[::2]) for pair in where or []]
     if not all("=" in pair for pair in where or []):
         raise ExportError("--where", "must be COLUMN=VALUE", value=(where or [""])[0])
@@ -67,8 +87,28 @@ def import_(
         source_value=source_value,
         features=_preset(features, FEATURES),
     )
-    for line in import_export(kind, path, SiteFolder(folder), _preset(mapping, MAPPINGS), scans, records, again):
-        typer.echo(line)
+    file = _preset(mapping, MAPPINGS)
+    with _to_be_run_again():
+        _tell(import_export(kind, path, SiteFolder(folder), file, scans, records, again))
+
+
+@data.command("left-out", epilog=DIR)
+def left_out(
+    folder: Folder = HERE,
+    skipped: Annotated[bool, typer.Option("--skipped", help="Files too that were not meant for us.")] = False,
+) -> None:
+    """Names the files out of which imports could not use a scan, for the hospital's own eyes; a table with tabs."""
+    from client.ingest.export import QUARANTINED
+    from client.ingest.index import check_folder
+    from client.ingest.journal import read_left_out_files
+    from shared.text import printable
+
+    check_folder(folder)
+    typer.echo("\t".join(["outcome", "kind", "export", "file", "count", "reason"]))
+    for kind, export, name, item in read_left_out_files(folder):
+        if skipped or item.outcome == QUARANTINED:
+            cells = (item.outcome, kind, export, name, str(item.count), item.told)
+            typer.echo("\t".join(map(printable, cells)))
 
 
 @data.command()
@@ -124,10 +164,28 @@ def doctor(folder: Folder = HERE, as_json: AsJson = False) -> None:
     raise typer.Exit(exit_code(findings))
 
 
-def _preset(name: str, folder: str) -> Path | None:
-    return find_preset(name, folder) if name else None
+def _preset(name: str, presets: Presets) -> Path | None:
+    return find_preset(name, presets) if name else None
 
 
-def _tell(lines: list[str]) -> None:
+def _typed(context: typer.Context) -> list[str]:
+    """Names of the parameters that are on the command line, also where they say what is so by default."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+@contextmanager
+def _to_be_run_again() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        line = (
+            "fedretina: interrupted; what was imported is kept, the folder is whole, and the command can be run again"
+        )
+        typer.echo(line, err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None  # as shells tell it
+
+
+def _tell(lines: Iterable[str]) -> None:
     for line in lines:
         typer.echo(line)

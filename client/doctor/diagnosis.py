@@ -22,6 +22,7 @@ def diagnose(site_folder: Path) -> list[Finding]:
         looks += [
             ("machine", lambda: machine.look(site_folder, *_asked_of_the_machine(site_folder))),
             ("permissions", lambda: folder.permission_findings(site_folder)),
+            ("pseudonyms", lambda: folder.pseudonym_findings(site_folder)),
             ("site folder", lambda: _contract(site_folder)),
             ("processes", lambda: folder.lock_findings(site_folder)),
             ("approvals", lambda: _approvals(site_folder)),

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from client.doctor.finding import Finding, fail, ok, warn
-from shared.errors import SiteError
+from client.ingest.pseudonyms import KEY, find_pseudonyms
+from shared.errors import KeyFileError, SiteError
 
 KEYS, SERVED, IMPORTED_INTO = "state/keys", "state/work/lock", "state/imports/lock"
 _PUBLIC = (".pub", "kit.json")  # in the folder of the keys, but no secrets
@@ -59,6 +60,16 @@ def _secrets(keys: Path) -> Iterator[Finding]:
     for file in sorted(keys.glob("*")) if os.access(keys, os.R_OK | os.X_OK) else ():
         if file.is_file() and not file.name.endswith(_PUBLIC):
             yield from private_findings("permissions", file, f"state/keys/{file.name}", 0o600)
+
+
+def pseudonym_findings(folder: Path) -> Iterator[Finding]:
+    """The key of the pseudonyms, without which nothing can be imported; a look makes none."""
+    try:
+        found = find_pseudonyms(folder)
+    except KeyFileError as error:
+        yield fail("pseudonyms", f"{KEY} {error.rule}", error.remedy)
+    else:
+        yield ok("pseudonyms", "no key yet: the first import makes it" if found is None else "a key")
 
 
 def lock_findings(folder: Path) -> Iterator[Finding]:

@@ -41,12 +41,15 @@ class Coverage:
     Attributes:
         rows: by vocabulary, rows and rows whose code the study can read.
         codes: by vocabulary, the same of distinct codes.
+        patients: by vocabulary, those with a row whose code the study can read, and those with one whose code it
+            cannot; at least as many as this, as others may be among those of another import.
         unmapped: patients by code that the study cannot read; exact, so not for others.
         features: by name of the feature.
     """
 
     rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     codes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    patients: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     unmapped: Mapping[str, int] = field(default_factory=dict)
     features: Mapping[str, FeatureCoverage] = field(default_factory=dict)
 
@@ -67,20 +70,30 @@ def is_readable(code: str, wanted: Mapping[str, tuple[str, ...]]) -> bool:
     return any(names(codes, code) for codes in wanted.values())
 
 
-def count_codes(rows: Mapping[tuple[str, bool], int]) -> Coverage:
-    """Coverage by vocabulary, of rows counted by source code and whether it led to a code that the study can read.
+def vocabulary_of(code: str) -> str:
+    """The vocabulary that a code names."""
+    return code.partition("//")[0]
 
-    What is counted by patient, codes that are not mapped and features, is left empty.
+
+def count_codes(rows: Mapping[tuple[str, bool], int], patients: Mapping[tuple[str, bool], int]) -> Coverage:
+    """Coverage by vocabulary.
+
+    Codes that are not mapped and features, which are counted by patient elsewhere, are left empty.
+
+    Args:
+        rows: by source code and whether it led to a code that the study can read.
+        patients: by vocabulary and the same.
     """
     by_rows: dict[str, list[int]] = {}
     by_codes: dict[str, list[int]] = {}
     for (code, readable), count in rows.items():
-        vocabulary = code.partition("//")[0]
+        vocabulary = vocabulary_of(code)
         for table, amount in ((by_rows, count), (by_codes, 1)):
             totals = table.setdefault(vocabulary, [0, 0])
             totals[0] += amount
             totals[1] += amount if readable else 0
-    return Coverage(_pairs(by_rows), _pairs(by_codes))
+    by_patients = {name: (patients.get((name, True), 0), patients.get((name, False), 0)) for name in sorted(by_rows)}
+    return Coverage(_pairs(by_rows), _pairs(by_codes), by_patients)
 
 
 def _pairs(table: Mapping[str, list[int]]) -> dict[str, tuple[int, int]]:
@@ -88,18 +101,22 @@ def _pairs(table: Mapping[str, list[int]]) -> dict[str, tuple[int, int]]:
 
 
 def merged(coverages: Iterable[Coverage]) -> Coverage:
-    """Rows and codes of several imports together; what is counted by patient, who may be in several, is left empty.
+    """Rows and codes of several imports together, and of patients, who may be in several, how many there are at least.
 
-    A code that two imports have counts twice among the distinct ones.
+    What else is counted by patient is left empty. A code that two imports have counts twice among the distinct ones.
     """
     rows: dict[str, list[int]] = {}
     codes: dict[str, list[int]] = {}
+    patients: dict[str, tuple[int, int]] = {}
     for coverage in coverages:
         for table, part in ((rows, coverage.rows), (codes, coverage.codes)):
             for name, (total, mapped) in part.items():
                 totals = table.setdefault(name, [0, 0])
                 totals[0], totals[1] = totals[0] + total, totals[1] + mapped
-    return Coverage(_pairs(rows), _pairs(codes))
+        for name, (readable, unreadable) in coverage.patients.items():
+            most = patients.get(name, (0, 0))
+            patients[name] = max(most[0], readable), max(most[1], unreadable)
+    return Coverage(_pairs(rows), _pairs(codes), dict(sorted(patients.items())))
 
 
 def coverage_lines(coverage: Coverage) -> list[str]:

@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from client.ingest.coverage import is_readable
-from client.ingest.export import QUARANTINED, RECORDS, SKIPPED, ExportError
+from client.ingest.coverage import is_readable, vocabulary_of
+from client.ingest.export import QUARANTINED, RECORDS, SKIPPED, ExportError, Why
 from client.ingest.units import Linear, Measure, Units, conversion, normal_unit
 from client.ingest.vocabulary import Vocabulary, is_code, normal_code, targets_of
 from shared.config import ONSET
@@ -30,6 +30,7 @@ _STATIC = ("SEX//", "RACE//", "ETHNICITY//")  # may lack a time; anything else w
 _OUTSIDE = "a value outside"
 Number = Callable[[str], int]  # of a patient, by the hospital's id
 _MOST_CODES = 200_000  # distinct; a larger number is not a vocabulary but a wrong column
+_MOST_PATIENTS = 100  # counted by vocabulary: the largest smallest_cell, as all that is asked is whether they are few
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,23 @@ class Tally:
     """What one import has counted so far; changed by the functions of this file and nobody else's.
 
     Attributes:
-        left_out: rows by outcome and reason.
+        rows: of ``RECORDS``.
+        found: these, labels, and what the importer left out: that of which ``left_out`` is a part.
+        files: of the export, where the importer tells; ``lost_files`` of them gave nothing, as they are damaged.
+        left_out: rows by outcome, reason and what it is about.
         codes: rows by source code and whether the study can read what it led to.
+        patients: of the rows of a vocabulary that it can read or not, the patients; no more than matter.
         bad: rows by measured code and "unit" or "range".
         known: what each source code, as written, leads to.
     """
 
     rows: int = 0
-    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    found: int = 0
+    files: int = 0
+    lost_files: int = 0
+    left_out: Counter[Why] = field(default_factory=Counter)
     codes: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    patients: dict[tuple[str, bool], set[str]] = field(default_factory=dict)
     bad: Counter[tuple[str, str]] = field(default_factory=Counter)
     known: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
 
@@ -72,6 +81,7 @@ def to_events(records: pd.DataFrame, rules: Rules, number: Number, tally: Tally)
     missing = [name for name in RECORDS if name not in records]
     assert not missing, missing
     tally.rows += len(records)
+    tally.found += len(records)
     frame = records.loc[:, list(RECORDS)].reset_index(drop=True)
     frame = _keep(frame, frame["patient"].notna() & (frame["patient"] != ""), tally, "a row without a patient")
     frame = _map(frame, rules, tally)
@@ -99,7 +109,7 @@ def _keep(frame: pd.DataFrame, keep: pd.Series, tally: Tally, reason: str, outco
     lost = int((~keep).sum())
     if not lost:
         return frame
-    tally.left_out[outcome, reason] += lost
+    tally.left_out[Why(outcome, reason)] += lost
     return frame[keep].reset_index(drop=True)
 
 
@@ -107,15 +117,22 @@ def _map(frame: pd.DataFrame, rules: Rules, tally: Tally) -> pd.DataFrame:
     """Each row under the study's codes; ``source`` is its own code, normalised. One row may become several, or none."""
     places, written = pd.factorize(frame["code"].fillna(""))
     counts = np.bincount(places, minlength=len(written))
-    for code, count in zip(written, counts, strict=True):
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for place, (code, count) in enumerate(zip(written, counts, strict=True)):
         source, targets = _known(str(code), rules.vocabulary, tally)
         if not source:
-            tally.left_out[QUARANTINED, "a code that is none, such as free text"] += int(count)
+            tally.left_out[Why(QUARANTINED, "a code that is none, such as free text")] += int(count)
             continue
         if not source.startswith(ONSET):  # which only dates a code that is counted itself
-            tally.codes[source, not targets or any(can_read(target, rules) for target in targets)] += int(count)
+            readable = not targets or any(can_read(target, rules) for target in targets)
+            tally.codes[source, readable] += int(count)
+            groups.setdefault((vocabulary_of(source), readable), []).append(place)
         if not targets:
-            tally.left_out[SKIPPED, "a code that the site's vocabulary table leaves out"] += int(count)
+            tally.left_out[Why(SKIPPED, "a code that the site's vocabulary table leaves out")] += int(count)
+    for group, its_codes in groups.items():
+        patients = tally.patients.setdefault(group, set())
+        if len(patients) < _MOST_PATIENTS:
+            patients.update(map(str, frame.loc[np.isin(places, its_codes), "patient"].unique()[:_MOST_PATIENTS]))
     frame["source"] = pd.Series([tally.known[str(code)][0] for code in written], dtype=object).to_numpy()[places]
     lists = pd.Series([tally.known[str(code)][1] for code in written], dtype=object)
     frame["code"] = lists.to_numpy()[places] if len(lists) else frame["code"]
@@ -159,7 +176,7 @@ def _converted(frame: pd.DataFrame, rules: Rules, tally: Tally) -> pd.DataFrame:
         units[rows], values[rows], reasons = _group(values[rows], (source, code, text), rules)
         keep[rows] = reasons == ""
         for reason, count in Counter(reasons[reasons != ""]).items():
-            tally.left_out[QUARANTINED, reason] += count
+            tally.left_out[Why(QUARANTINED, reason)] += count
             tally.bad[code, "range" if reason.startswith(_OUTSIDE) else "unit"] += count
     return frame.assign(value=values, unit=units)[keep].reset_index(drop=True)
 

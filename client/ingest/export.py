@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,27 +41,62 @@ class Source:
     files: tuple[Path, ...]
 
 
+class Why(NamedTuple):
+    """Under what the left out is counted; ``LeftOut`` says what each is."""
+
+    outcome: str
+    reason: str
+    about: str = ""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """Something of an export that does not become a scan or an event.
 
     Attributes:
         outcome: ``SKIPPED`` or ``QUARANTINED``.
-        reason: in words that name no patient and no file, so that equal reasons can be counted.
+        reason: in fixed words, which ``check.json`` tells others: no text of an export or of a site's mapping.
         count: how many rows, where it stands for rows of a table.
+        about: where in the export, such as a column or a task; for the site's own eyes.
     """
 
     outcome: str
     reason: str
     count: int = 1
+    about: str = ""
+
+    @property
+    def why(self) -> Why:
+        return Why(self.outcome, self.reason, self.about)
+
+    @property
+    def told(self) -> str:
+        """The reason and what it is about, for people at the site."""
+        return f"{self.reason} ({self.about})" if self.about else self.reason
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.count} x {self.told}"
 
 
 class LeftOutError(Exception):
     """Raised by ``read`` when the whole source is left out."""
 
-    def __init__(self, outcome: str, reason: str) -> None:
+    def __init__(self, outcome: str, reason: str, about: str = "") -> None:
         super().__init__(reason)
-        self.left_out = LeftOut(outcome, reason)
+        self.left_out = LeftOut(outcome, reason, about=about)
+
+
+@dataclass(frozen=True)
+class FilesRead:
+    """What an importer of records that come in many files tells beside its tables.
+
+    Attributes:
+        count: files that were read.
+        quarantined: those that gave nothing, because they are damaged.
+    """
+
+    count: int
+    quarantined: int
 
 
 @dataclass(frozen=True)

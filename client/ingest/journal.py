@@ -1,8 +1,9 @@
 """What was imported before, from where, and what was left out? The site's own memory, in ``state/imports``.
 
-Two tables in SQLite, read and written by the row, so that an import's memory does not grow with the number of scans:
-the sources that were read, and the scans that came from them, of which the imaging index is made. Both are kept
-together, in one transaction: a source that is remembered has its scans remembered, whenever the process was killed.
+Tables in SQLite, read and written by the row, so that an import's memory does not grow with the number of scans: the
+sources that were read, the scans that came from them, of which the imaging index is made, and the files that are no
+source. All are kept together, in one transaction: a source that is remembered has its scans remembered, whenever the
+process was killed.
 Names of sources are the hospital's own and stay in here.
 """
 
@@ -13,14 +14,14 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from client.database import database, marks, parts
-from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
+from client.ingest.export import QUARANTINED, SKIPPED, LeftOut, Why
 from client.ingest.pseudonyms import IMPORTS
 from client.locking import holding
 from shared.errors import SiteError
@@ -39,8 +40,17 @@ CREATE TABLE IF NOT EXISTS sources (
     files TEXT NOT NULL,  -- JSON: length and time of change of each
     fingerprint TEXT NOT NULL,
     outcome TEXT NOT NULL,
-    left_out TEXT NOT NULL,  -- JSON: outcome, reason, count of each
+    left_out TEXT NOT NULL,  -- JSON: outcome, reason, count and about of each
     scans INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS unlisted (
+    kind TEXT NOT NULL,
+    export BLOB NOT NULL,
+    name BLOB NOT NULL,
+    copy INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (kind, export, name, copy)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scans (
     image_id TEXT PRIMARY KEY,
@@ -93,6 +103,34 @@ class Entry:
     @property
     def id(self) -> str:
         return source_id(self.kind, self.export, self.name)
+
+
+class Unlisted(NamedTuple):
+    """Something of an export that no source stands for.
+
+    Attributes:
+        name: its path within the export.
+        copy: 0 for a file that no source names; 1, 2, … where a table lists a source once more.
+    """
+
+    name: str
+    copy: int
+    outcome: str
+    reason: str
+
+
+class NamedLeftOut(NamedTuple):
+    """What was left out, by name: for the hospital's own eyes.
+
+    Attributes:
+        export: the folder or file that was imported.
+        name: path within it of what was left out, or out of which something was.
+    """
+
+    kind: str
+    export: str
+    name: str
+    left_out: LeftOut
 
 
 class KeptScan(NamedTuple):
@@ -172,7 +210,8 @@ class Journal:
         self._rows.execute("BEGIN")
 
     def is_empty(self) -> bool:
-        return self.rows.execute("SELECT 1 FROM sources LIMIT 1").fetchone() is None
+        any_row = "SELECT 1 FROM sources UNION ALL SELECT 1 FROM unlisted LIMIT 1"
+        return self.rows.execute(any_row).fetchone() is None
 
     def entries(self, identities: Sequence[str]) -> dict[str, Entry]:
         """Those of these sources that are known."""
@@ -183,13 +222,31 @@ class Journal:
         self._entries[entry.id] = entry
         self._write_some()
 
-    def drop_entry(self, identity: str) -> None:
-        self.rows.execute("DELETE FROM sources WHERE id = ?", (identity,))
-
     def sources(self, kind: str, export: str) -> Iterator[str]:
         """Ids of the sources of an export."""
         found = self.rows.execute("SELECT id FROM sources WHERE (kind, export) = (?, ?)", (kind, os.fsencode(export)))
         return (identity for (identity,) in found)
+
+    def unlisted(self, kind: str, export: str) -> Iterator[Unlisted]:
+        """What no source of an export stands for."""
+        question = "SELECT name, copy, outcome, reason FROM unlisted WHERE (kind, export) = (?, ?)"
+        for name, *rest in self.rows.execute(question, (kind, os.fsencode(export))):
+            yield Unlisted(os.fsdecode(name), *rest)
+
+    def put_unlisted(self, kind: str, export: str, unlisted: Iterable[Unlisted]) -> None:
+        """Remember such things, in place of what was known of them."""
+        rows = [(kind, os.fsencode(export), os.fsencode(name), *rest) for name, *rest in unlisted]
+        self.rows.executemany(
+            "INSERT INTO unlisted VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET outcome = excluded.outcome, reason = excluded.reason "
+            "WHERE (unlisted.outcome, unlisted.reason) IS NOT (excluded.outcome, excluded.reason)",
+            rows,
+        )
+
+    def drop_unlisted(self, kind: str, export: str, unlisted: Iterable[Unlisted]) -> None:
+        """Forget such things."""
+        rows = [(kind, os.fsencode(export), os.fsencode(item.name), item.copy) for item in unlisted]
+        self.rows.executemany("DELETE FROM unlisted WHERE (kind, export, name, copy) = (?, ?, ?, ?)", rows)
 
     def scans(self, image_ids: Sequence[str]) -> dict[str, KeptScan]:
         """Those of these scans that are known."""
@@ -285,15 +342,34 @@ def read_journal(folder: Path) -> JournalSummary:
     reasons: Counter[tuple[str, str, str]] = Counter()
     if not (folder / JOURNAL).exists():
         return JournalSummary()
-    alike = "SELECT kind, outcome, left_out, name = x'', count(*) FROM sources GROUP BY 1, 2, 3, 4"
     with _tables(folder) as rows:
-        for kind, outcome, text, is_rest, count in rows.execute(alike):
-            left_out = _left_out(text)
-            for item in left_out:
+        for kind, outcome, text, count in rows.execute(
+            "SELECT kind, outcome, left_out, count(*) FROM sources GROUP BY kind, outcome, left_out"
+        ):
+            sources[kind, outcome] += count
+            for item in _left_out(text):
                 reasons[kind, item.outcome, item.reason] += count * item.count
-            # An entry without a name stands for all files of an export that no source names.
-            sources[kind, outcome] += count * (sum(item.count for item in left_out) if is_rest else 1)
+        for kind, outcome, reason, count in rows.execute(
+            "SELECT kind, outcome, reason, count(*) FROM unlisted GROUP BY kind, outcome, reason"
+        ):
+            sources[kind, outcome] += count
+            reasons[kind, outcome, reason] += count
     return JournalSummary(dict(sources), dict(reasons))
+
+
+def read_left_out_files(folder: Path) -> Iterator[NamedLeftOut]:
+    """All that imports of scans left out, by kind, export and name."""
+    if not (folder / JOURNAL).exists():
+        return
+    question = """
+        SELECT kind, export, name, left_out, outcome, '' FROM sources WHERE left_out != '[]'
+        UNION ALL SELECT kind, export, name, '', outcome, reason FROM unlisted
+        ORDER BY 1, 2, 3
+    """
+    with _tables(folder) as rows:
+        for kind, export, name, text, outcome, reason in rows.execute(question):
+            for item in _left_out(text) if text else (LeftOut(outcome, reason),):
+                yield NamedLeftOut(kind, os.fsdecode(export), os.fsdecode(name), item)
 
 
 def source_id(kind: str, export: str, name: str) -> str:
@@ -312,20 +388,20 @@ class Reasons:
     """Counts why something was left out; a reason is cut to a readable length."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[Why] = Counter()
 
     def add(self, *left_out: LeftOut) -> None:
         for item in left_out:
             reason = " ".join(item.reason.encode("utf-8", "replace").decode().split())
-            self._counts[item.outcome, reason[:_CROWDED]] += item.count
+            self._counts[Why(item.outcome, reason[:_CROWDED], item.about)] += item.count
 
     def counted(self) -> tuple[LeftOut, ...]:
         """Each with its count, in a fixed order."""
-        return tuple(LeftOut(outcome, reason, count) for (outcome, reason), count in sorted(self._counts.items()))
+        return tuple(LeftOut(why.outcome, why.reason, count, why.about) for why, count in sorted(self._counts.items()))
 
 
 def _row(identity: str, entry: Entry) -> tuple[object, ...]:
-    left_out = json.dumps([(item.outcome, item.reason, item.count) for item in entry.left_out])
+    left_out = json.dumps([(item.outcome, item.reason, item.count, item.about) for item in entry.left_out])
     names = os.fsencode(entry.export), os.fsencode(entry.name)
     files = json.dumps(entry.files)
     return identity, entry.kind, *names, files, entry.fingerprint, entry.outcome, left_out, entry.scans

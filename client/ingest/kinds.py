@@ -8,26 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.ingest.export import ExportError, ScanImporter, ScanOptions
+from client.ingest.options import SCANS
 from shared.site_folder import SiteFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from client.ingest.export import LeftOut
+    from client.ingest.export import FilesRead, LeftOut
     from client.ingest.outcomes import LabelRows
+    from client.ingest.progress import Tell
     from client.ingest.scans import ScanSummary
-
-SCANS = {
-    "dicom": "OCT volumes and infrared scans as DICOM files",
-    "heidelberg": "Heidelberg exports: .vol, .E2E, XML with its images",
-    "aireadi": "the folders of the AI-READI data set, by their manifests",
-    "images": "a CSV file that lists PNG, JPEG or TIFF files, with a mapping",
-}
-RECORDS = {
-    "csv": "tables, one row a visit or a value, with a mapping",
-    "omop": "OMOP CDM 5.3 or 5.4, as CSV or parquet files or a zip of them",
-    "fhir": "FHIR R4 bundles or NDJSON",
-}
 
 
 @dataclass(frozen=True)
@@ -63,12 +53,12 @@ def import_export(
     """Bring an export into a site folder; lines that say what became of it.
 
     Args:
-        kind: of ``SCANS`` or ``RECORDS``.
+        kind: one that ``check_options`` takes with what was typed.
         mapping: what the columns of an export mean, for the kinds that need it.
         again: read scans anew that did not change since they were imported.
 
     Raises:
-        ExportError: an unknown kind, or an export, mapping or option with which nothing can be imported.
+        ExportError: an export, mapping or option with which nothing can be imported, or scans of which none came.
         SiteError: no such site folder, or another import into it.
     """
     if not export.exists():
@@ -77,12 +67,11 @@ def import_export(
         from client.ingest.scans import import_scans
 
         options = replace(scans, time_zone=site.dataset().time_zone)
-        yield from _scan_lines(kind, import_scans(site, export, _importer(kind), kind, mapping, options, again=again))
-    elif kind in RECORDS:
-        yield from _import_records(kind, export, site, mapping, records)
+        summary = import_scans(site, export, _importer(kind), kind, mapping, options, again=again)
+        yield from _scan_lines(kind, summary)
+        _check_use(kind, export, summary)
     else:
-        known = ", ".join([*SCANS, *RECORDS])
-        raise ExportError("KIND", f"must be one of {known}", value=kind)
+        yield from _import_records(kind, export, site, mapping, records)
 
 
 def _importer(kind: str) -> ScanImporter:
@@ -108,26 +97,29 @@ def _import_records(
     kind: str, export: Path, site: SiteFolder, mapping: Path | None, options: RecordOptions
 ) -> Iterator[str]:
     from client.feature_list import read_features
+    from client.ingest.progress import Progress
     from client.ingest.pseudonyms import open_pseudonyms
     from client.ingest.records import import_records
     from client.ingest.vocabulary import read_vocabulary
 
+    progress = Progress("rows")
     summary = import_records(
         site,
         kind,
         export,
-        _tables(kind, export, site.dataset().time_zone, mapping, options),
+        _tables(kind, export, site.dataset().time_zone, mapping, options, progress.read),
         read_vocabulary(options.vocabulary),
         open_pseudonyms(site.path),
         features=read_features(options.features),
         extracted_at=options.extracted_at,
+        progress=progress,
     )
     yield from summary.lines()
 
 
 def _tables(
-    kind: str, export: Path, time_zone: str, mapping: Path | None, options: RecordOptions
-) -> Iterable[pd.DataFrame | LeftOut | LabelRows]:
+    kind: str, export: Path, time_zone: str, mapping: Path | None, options: RecordOptions, tell: Tell
+) -> Iterable[pd.DataFrame | LeftOut | FilesRead | LabelRows]:
     if kind == "csv":
         from client.ingest.mapping import read_mapping
         from client.ingest.table import read_table
@@ -138,16 +130,24 @@ def _tables(
         where: dict[str, tuple[str, ...]] = {}
         for column, value in options.where:
             where[column] = (*where.get(column, ()), value)
-        return read_table(export, replace(read, where=where or read.where), time_zone)
-    if mapping is not None:
-        raise ExportError("--mapping", f"must be left out: {kind} says itself what it holds")
+        return read_table(export, replace(read, where=where or read.where), time_zone, tell=tell)
     if kind == "omop":
         from client.ingest.omop import read_omop
 
-        return read_omop(export, use_source_value=options.source_value)
+        return read_omop(export, use_source_value=options.source_value, tell=tell)
     from client.ingest.fhir import read_fhir
 
-    return read_fhir(export, identifier_system=options.identifier_system, time_zone=time_zone)
+    return read_fhir(export, identifier_system=options.identifier_system, time_zone=time_zone, tell=tell)
+
+
+def _check_use(kind: str, export: Path, summary: ScanSummary) -> None:
+    """Raise ``ExportError`` where no scan came of an export, now or earlier: it is hardly the one that was meant."""
+    if summary.scans.imported or summary.scans.unchanged or summary.vanished:
+        return
+    if summary.sources.quarantined or summary.scans.quarantined:
+        raise ExportError(str(export), "must give at least one scan", remedy="The reasons are above.")
+    remedy = "Nothing there is what this KIND reads: choose another KIND or PATH."
+    raise ExportError(str(export), f"must hold {SCANS[kind]}", remedy=remedy)
 
 
 def _scan_lines(kind: str, summary: ScanSummary) -> Iterator[str]:
@@ -156,8 +156,7 @@ def _scan_lines(kind: str, summary: ScanSummary) -> Iterator[str]:
             f"{kind}: {what}: {counts.imported} imported, {counts.unchanged} unchanged, "
             f"{counts.skipped} skipped, {counts.quarantined} quarantined"
         )
-    for item in summary.reasons:
-        yield f"{item.outcome}: {item.count} x {item.reason}"
+    yield from map(str, summary.reasons)
     if summary.vanished:
         yield f"{summary.vanished} files of earlier imports are not in the export now; their scans stay"
     alone = ", ".join(f"{count} {modality} without a partner" for modality, count in sorted(summary.unpaired.items()))

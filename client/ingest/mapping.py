@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from client.ingest.export import ExportError
+from client.ingest.times import ISO, check_format
 from shared.errors import ConfigError
 from shared.knobs import knob, load
 
@@ -22,9 +23,12 @@ class Time:
     """How a time is written: the columns, joined by a space, after ``values`` and ``replace``."""
 
     columns: tuple[str, ...] = knob(help="columns that together tell the time")
-    format: str = knob("ISO8601", "as Python's strptime has it, such as %d.%m.%Y %H:%M")
+    format: str = knob(ISO, "as Python's strptime has it, such as %d.%m.%Y %H:%M")
     values: dict[str, dict[str, str]] = knob({}, "by column: what a whole value stands for, such as 99 for 12")
     replace: dict[str, str] = knob({}, "parts of the text and what stands for them, such as names of months")
+
+    def check_consistent(self, path: str) -> None:
+        check_format(self.format, f"{path}format")
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Event:
     """A column that tells when something happened: a date of birth, of death, of a diagnosis."""
 
     code: str = knob(help="MEDS_BIRTH, MEDS_DEATH, OBSERVATION//START, OBSERVATION//END, or any code")
-    format: str = knob("ISO8601", "as Python's strptime has it")
+    format: str = knob(ISO, "as Python's strptime has it")
     replace: dict[str, str] = knob({}, "parts of the text and what stands for them")
+
+    def check_consistent(self, path: str) -> None:
+        check_format(self.format, f"{path}format")
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,8 @@ def read_mapping(file: Path) -> TableMapping:
         ConfigError: an unknown setting, a wrong type, or settings that contradict each other.
     """
     name = f"mapping {file.name}"
+    if file.exists() and not file.is_file():  # a pipe would be waited for, without end
+        raise ExportError(name, "must be a regular file", remedy="It is the YAML file that says what the columns are.")
     try:
         data = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)  # a SafeLoader
     except (OSError, UnicodeDecodeError) as error:

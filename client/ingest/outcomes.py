@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from client.ingest.events import EARLIEST, Number
-from client.ingest.export import QUARANTINED
+from client.ingest.export import QUARANTINED, Why
 from client.ingest.pseudonyms import IMPORTS
 from shared.files import replacing
 from shared.site_folder import LABELS, SiteFolder
@@ -44,7 +44,7 @@ class Outcomes:
         self._frames: dict[str, list[pd.DataFrame]] = {}
         self._settled: dict[str, pd.DataFrame] = {}
         self.horizons_days: dict[str, int] = {}
-        self.left_out: Counter[tuple[str, str]] = Counter()
+        self.left_out: Counter[Why] = Counter()
 
     def add(self, labels: LabelRows, number: Number) -> None:
         """More labels of a task; those without a patient or a date that can be are left out and counted."""
@@ -54,7 +54,8 @@ class Outcomes:
         rows = rows[dated & (rows["patient"] != "")]
         lost = len(labels.rows) - len(rows)
         if lost:
-            self.left_out[QUARANTINED, f"a label of {labels.task} without a patient or a date that can be"] += lost
+            reason = "a label without a patient or a date that can be"
+            self.left_out[Why(QUARANTINED, reason, f"task {labels.task}")] += lost
         ids, originals = pd.factorize(rows["patient"])
         numbers = np.array([number(str(original)) for original in originals], dtype=np.int64)
         frame = rows[["prediction_time", "boolean_value"]].astype({"boolean_value": bool})
@@ -81,14 +82,14 @@ class Outcomes:
     def write(self, site: SiteFolder, name: str) -> None:
         """Replace the parts of this import; a task that it no longer has loses its part."""
         for task, frame in self._settled.items():
-            with replacing(_part(site, task, name)) as draft:
+            with replacing(_part(site, task, name), unless_equal=True) as draft:
                 pq.write_table(_table(frame), draft)
         for folder in label_folders(site):
             if folder.name not in self._settled:
                 (folder / f"{name}.parquet").unlink(missing_ok=True)
 
 
-def join_labels(site: SiteFolder, counts: Counter[tuple[str, str]]) -> None:
+def join_labels(site: SiteFolder, counts: Counter[Why]) -> None:
     """Make ``labels/<task>.parquet`` of each task anew from its parts; of the last part, remove it."""
     for folder in label_folders(site):
         file = site.path / "labels" / f"{folder.name}.parquet"
@@ -97,16 +98,16 @@ def join_labels(site: SiteFolder, counts: Counter[tuple[str, str]]) -> None:
             file.unlink(missing_ok=True)
             folder.rmdir()
             continue
-        with replacing(file) as draft:
+        with replacing(file, unless_equal=True) as draft:
             pq.write_table(_table(without_contradictions(pd.concat(frames), counts, folder.name)), draft)
 
 
-def without_contradictions(frame: pd.DataFrame, counts: Counter[tuple[str, str]], task: str) -> pd.DataFrame:
+def without_contradictions(frame: pd.DataFrame, counts: Counter[Why], task: str) -> pd.DataFrame:
     """Labels in order, one a patient and time; none where two say different things."""
     frame = frame.drop_duplicates().sort_values([*_KEYS, "boolean_value"], ignore_index=True)
     both = frame.duplicated(_KEYS, keep=False)
     if both.any():
-        counts[QUARANTINED, f"labels of {task} that contradict each other"] += int(both.sum())
+        counts[Why(QUARANTINED, "labels that contradict each other", f"task {task}")] += int(both.sum())
     return frame[~both]
 
 

@@ -12,10 +12,12 @@ import pandas as pd
 from client.codes import names
 from client.ingest.coverage import Coverage, FeatureCoverage, count_codes
 from client.ingest.events import Rules, Tally, can_read, groups_of
-from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
+from client.ingest.export import QUARANTINED, SKIPPED, LeftOut, Why
 from client.ingest.outcomes import Outcomes
 from client.ingest.parts import BMI, HEIGHT, WEIGHT, in_order, with_body_mass_index
 from shared.config import ONSET
+
+EARLIER = "left out by an earlier version of fedretina; import again to see why"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Notes:
         latest: ISO date of the latest event, or of the end of a label's horizon.
         units: rows by measured code and unit.
         left_out: of this import, the most frequent reason first.
+        found: rows of the export, labels, and what the importer left out; 0 where an earlier version kept no count.
+        files: of the export, where the importer tells; ``lost_files`` of them gave nothing, as they are damaged.
     """
 
     kind: str
@@ -37,6 +41,9 @@ class Notes:
     units: Mapping[str, Mapping[str, int]]
     left_out: tuple[LeftOut, ...]
     coverage: Coverage
+    found: int = 0
+    files: int = 0
+    lost_files: int = 0
 
     def plain(self) -> dict[str, Any]:
         """Ready for JSON; ``read_notes`` is the way back."""
@@ -46,20 +53,35 @@ class Notes:
 def read_notes(data: Mapping[str, Any]) -> Notes:
     """The inverse of ``plain``, with the ranges."""
     coverage = data["coverage"]
-    pairs = {table: {name: (pair[0], pair[1]) for name, pair in coverage[table].items()} for table in ("rows", "codes")}
+    pairs = {
+        table: {name: (pair[0], pair[1]) for name, pair in coverage.get(table, {}).items()}
+        for table in ("rows", "codes", "patients")
+    }
     features = {name: FeatureCoverage(**counts) for name, counts in coverage["features"].items()}
     return Notes(
         **{name: data[name] for name in ("kind", "stated", "latest", "units")},
         buckets=tuple(data["buckets"]),
-        left_out=tuple(LeftOut(**item) for item in data["left_out"]),
+        left_out=tuple(_left_out(item) for item in data["left_out"]),
         coverage=Coverage(**pairs, unmapped=coverage["unmapped"], features=features),
+        **{name: data.get(name, 0) for name in ("found", "files", "lost_files")},
     )
 
 
-def as_left_out(counts: Mapping[tuple[str, str], int]) -> tuple[LeftOut, ...]:
+def _left_out(item: Mapping[str, Any]) -> LeftOut:
+    if "about" in item:
+        return LeftOut(**item)
+    # Reasons named columns and tasks then, which are not for others.
+    return LeftOut(item["outcome"], EARLIER, item["count"], about=item["reason"])
+
+
+def as_left_out(counts: Mapping[Why, int]) -> tuple[LeftOut, ...]:
     """What was left out of what was counted, the most frequent first."""
-    items = (LeftOut(*key, count) for key, count in counts.items() if key[0] in (SKIPPED, QUARANTINED) and count)
-    return tuple(sorted(items, key=lambda item: (-item.count, item.outcome, item.reason)))
+    items = (
+        LeftOut(why.outcome, why.reason, count, why.about)
+        for why, count in counts.items()
+        if why.outcome in (SKIPPED, QUARANTINED) and count
+    )
+    return tuple(sorted(items, key=lambda item: (-item.count, *item.why)))
 
 
 class PatientCounts:
@@ -97,7 +119,7 @@ class Finisher:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[Why] = Counter()
         self.events = self.patients = 0
         self._latest = pd.Timestamp.min
         self._units: dict[str, Counter[str]] = {}
@@ -135,6 +157,9 @@ class Finisher:
             units={code: dict(sorted(units.items())) for code, units in sorted(self._units.items())},
             left_out=as_left_out(tally.left_out + self.counts + outcomes.left_out),
             coverage=self._coverage(tally),
+            found=tally.found,
+            files=tally.files,
+            lost_files=tally.lost_files,
         )
 
     def _coverage(self, tally: Tally) -> Coverage:
@@ -144,4 +169,5 @@ class Finisher:
             for (code, reason), count in tally.bad.items():
                 why[reason] += count if names(its_codes, code) else 0
             bad[feature] = why["unit"], why["range"]
-        return self._by_patient.coverage(count_codes(tally.codes), bad)
+        patients = {group: len(its_patients) for group, its_patients in tally.patients.items()}
+        return self._by_patient.coverage(count_codes(tally.codes, patients), bad)

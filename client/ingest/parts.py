@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from client.ingest.events import PART, groups_of
-from client.ingest.export import BIRTH, QUARANTINED, SKIPPED
+from client.ingest.export import BIRTH, QUARANTINED, SKIPPED, Why
 from client.ingest.units import Measure, Units, conversion
 from shared.site_folder import EVENTS
 
@@ -32,6 +32,7 @@ _APART = pd.Timedelta(days=366)  # an age tells a birth to a year
 HEIGHT, WEIGHT, BMI = "LOINC//8302-2", "LOINC//29463-7", "LOINC//39156-5"
 
 DERIVED = "derived"
+THERE_ALREADY, FURTHER_BIRTH = "a row that is there already", "a further birth of one patient"
 
 Finish = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -131,17 +132,17 @@ def _table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def in_order(frame: pd.DataFrame, counts: Counter[tuple[str, str]]) -> pd.DataFrame:
+def in_order(frame: pd.DataFrame, counts: Counter[Why]) -> pd.DataFrame:
     """By patient and time, what has no time first; of equal rows one, and one birth a patient."""
     frame = frame.sort_values(_ORDER, na_position="first", kind="stable", ignore_index=True)
     twice = frame.duplicated()
     if twice.any():
-        counts[SKIPPED, "a row that is there already"] += int(twice.sum())
+        counts[Why(SKIPPED, THERE_ALREADY)] += int(twice.sum())
         frame = frame[~twice]
     return one_birth(frame, counts).reset_index(drop=True)
 
 
-def one_birth(frame: pd.DataFrame, counts: Counter[tuple[str, str]]) -> pd.DataFrame:
+def one_birth(frame: pd.DataFrame, counts: Counter[Why]) -> pd.DataFrame:
     """The earliest birth of each patient; none where two are more than a year apart.
 
     An age at a visit tells the birth to a year, so that such births differ from visit to visit.
@@ -152,12 +153,12 @@ def one_birth(frame: pd.DataFrame, counts: Counter[tuple[str, str]]) -> pd.DataF
         return frame
     spread = births.groupby("subject_id")["time"].agg(lambda times: times.max() - times.min())
     wrong = births.index[births["subject_id"].isin(spread.index[spread > _APART])]
-    counts[QUARANTINED, "births of one patient more than a year apart"] += len(wrong)
-    counts[SKIPPED, "a further birth of one patient"] += len(further.index.difference(wrong))
+    counts[Why(QUARANTINED, "births of one patient more than a year apart")] += len(wrong)
+    counts[Why(SKIPPED, FURTHER_BIRTH)] += len(further.index.difference(wrong))
     return frame.drop(further.index.union(wrong))
 
 
-def with_body_mass_index(frame: pd.DataFrame, measure: Measure, counts: Counter[tuple[str, str]]) -> pd.DataFrame:
+def with_body_mass_index(frame: pd.DataFrame, measure: Measure, counts: Counter[Why]) -> pd.DataFrame:
     """Add kg/m2 where height (cm) and weight (kg) were taken on one day and no index was; known when the later one was.
 
     Of several on a day, the last ones; an index out of the range of ``measure`` is none.
@@ -184,7 +185,7 @@ def with_body_mass_index(frame: pd.DataFrame, measure: Measure, counts: Counter[
         }
     )
     index = index[index["numeric_value"].between(measure.low, measure.high)]
-    counts[DERIVED, BMI] += len(index)
+    counts[Why(DERIVED, BMI)] += len(index)
     return pd.concat([frame, index.astype(frame.dtypes.to_dict())], ignore_index=True)
 
 
@@ -206,9 +207,7 @@ def _most_frequent(units: Mapping[str, int]) -> str:
     return min(units, key=lambda unit: (-units[unit], unit))
 
 
-def in_usual_units(
-    frame: pd.DataFrame, usual: Mapping[str, str], units: Units, counts: Counter[tuple[str, str]]
-) -> pd.DataFrame:
+def in_usual_units(frame: pd.DataFrame, usual: Mapping[str, str], units: Units, counts: Counter[Why]) -> pd.DataFrame:
     """Every value in the one unit of its code; a value that cannot be converted is left out."""
     want = frame["code"].map(usual)
     other = frame.index[(frame["unit"] != "") & (frame["unit"] != want)]
@@ -222,5 +221,5 @@ def in_usual_units(
         else:
             frame.loc[rows, "numeric_value"] = frame.loc[rows, "numeric_value"] * linear.factor + linear.offset
             frame.loc[rows, "unit"] = usual[code]
-    counts[QUARANTINED, "a value in another unit than most of its code"] += len(lost)
+    counts[Why(QUARANTINED, "a value in another unit than most of its code")] += len(lost)
     return frame.drop(index=lost)

@@ -19,6 +19,7 @@ from shared.keys import write_secret
 
 KEY = "state/keys/pseudonyms.key"
 IMPORTS = "state/imports"  # what was imported, by pseudonyms of the key
+_ANEW = "Restore it from a copy, or import everything into a new folder: a new key gives new pseudonyms."
 _JOURNALS = ("*.sqlite", "*.parquet")  # there, of scans and of records
 _KEY_BYTES = 32
 _NAME_DIGITS = 32  # 128 bits
@@ -50,13 +51,20 @@ def open_pseudonyms(folder: Path) -> Pseudonyms:
     Raises:
         KeyFileError: a key that others can read or that is none, or no key where something was imported with one.
     """
+    if (found := find_pseudonyms(folder)) is not None:
+        return found
+    _make(folder / KEY)
+    return Pseudonyms(_read(folder / KEY))
+
+
+def find_pseudonyms(folder: Path) -> Pseudonyms | None:
+    """The pseudonyms of a site folder; None where its first import is yet to make the key. Raises as the one above."""
     file = folder / KEY
-    if not file.exists():
-        if any(any((folder / IMPORTS).rglob(kind)) for kind in _JOURNALS):
-            remedy = "Restore it from a copy, or import everything into a new folder: a new key gives new pseudonyms."
-            raise KeyFileError(str(file), "must exist, as there are imports made with it", remedy=remedy)
-        _make(file)
-    return Pseudonyms(_read(file))
+    if file.exists():
+        return Pseudonyms(_read(file))
+    if any(any((folder / IMPORTS).rglob(kind)) for kind in _JOURNALS):
+        raise KeyFileError(str(file), "must exist, as there are imports made with it", remedy=_ANEW)
+    return None
 
 
 def _make(file: Path) -> None:
@@ -74,12 +82,13 @@ def _make(file: Path) -> None:
 def _read(file: Path) -> bytes:
     mode = file.stat().st_mode & 0o777
     if mode & 0o077:
-        raise KeyFileError(str(file), "must be readable by its owner alone", value=oct(mode), remedy="chmod 600 it.")
+        remedy = f"chmod 600 {file}"
+        raise KeyFileError(str(file), "must be readable by its owner alone", value=oct(mode), remedy=remedy)
     try:
         key = file.read_bytes()
     except OSError as error:
         remedy = "Run as the user who made it."
         raise KeyFileError(str(file), "must be readable", value=type(error).__name__, remedy=remedy) from None
     if len(key) != _KEY_BYTES:
-        raise KeyFileError(str(file), f"must be {_KEY_BYTES} bytes", value=f"{len(key)} bytes")
+        raise KeyFileError(str(file), f"must be {_KEY_BYTES} bytes", value=f"{len(key)} bytes", remedy=_ANEW)
     return key

@@ -24,10 +24,11 @@ from client.feature_list import read_features
 from client.ingest import parts, site_tables
 from client.ingest.coverage import Coverage, coverage_lines, wanted_codes
 from client.ingest.events import Number, Rules, Tally, to_events
-from client.ingest.export import ExportError, LeftOut
+from client.ingest.export import ExportError, FilesRead, LeftOut, Why
 from client.ingest.journal import importing
 from client.ingest.outcomes import LabelRows, Outcomes
 from client.ingest.part_notes import Finisher, as_left_out
+from client.ingest.progress import Progress
 from client.ingest.units import Measure, read_measures, read_units
 from client.ingest.vocabulary import Vocabulary, normal_code
 from shared.config import Features
@@ -73,7 +74,7 @@ class RecordsSummary:
         derived = f", {self.derived} of them computed" if self.derived else ""
         head = f"{self.kind}: {self.rows} rows gave {self.events} events{derived} of {self.patients} patients"
         labels = [f"labels {task}: {count}" for task, count in self.labels.items()]
-        reasons = [f"{item.outcome}: {item.count} x {item.reason}" for item in self.left_out]
+        reasons = map(str, self.left_out)
         return [head, *labels, *reasons, *coverage_lines(self.coverage), f"events in the folder: {self.site_events}"]
 
 
@@ -81,12 +82,13 @@ def import_records(
     site: SiteFolder | Path,
     kind: str,
     export: Path,
-    tables: Iterable[pd.DataFrame | LeftOut | LabelRows],
+    tables: Iterable[pd.DataFrame | LeftOut | FilesRead | LabelRows],
     vocabulary: Vocabulary,
     patients: Patients,
     *,
     features: Features | None = None,
     extracted_at: str = "",
+    progress: Progress | None = None,
     today: date | None = None,
 ) -> RecordsSummary:
     """Bring the records of an export into a site folder; what an earlier import of the same export brought is replaced.
@@ -97,6 +99,7 @@ def import_records(
         patients: gives the pseudonyms.
         features: the study's list, by which values are converted and checked; the project's own when None.
         extracted_at: ISO date of the extract; else the latest date in it. Nothing later is taken.
+        progress: of the rows read.
         today: not the clock's, in a test.
 
     Raises:
@@ -115,11 +118,12 @@ def import_records(
         tally, finisher = Tally(), Finisher(rules)
         number = lru_cache(_PATIENTS_KEPT)(patients.subject_id)
         with tempfile.TemporaryDirectory(prefix=".draft-", dir=site_tables.parts_folder(site)) as draft:
-            rows = parts.deal(_chunks(tables, rules, number, tally, outcomes), Path(draft))
+            with progress or Progress("rows") as shown:
+                rows = parts.deal(_chunks(tables, rules, number, tally, outcomes, shown), Path(draft))
             outcomes.settle()
             if not rows:
                 raise _nothing(kind, tally)
-            with replacing(site_tables.part_file(site, name)) as file:
+            with replacing(site_tables.part_file(site, name), unless_equal=True) as file:
                 parts.write_part(
                     file,
                     Path(draft),
@@ -158,23 +162,29 @@ def _rules(vocabulary: Vocabulary, features: Features, last_day: date) -> Rules:
 
 
 def _chunks(
-    tables: Iterable[pd.DataFrame | LeftOut | LabelRows],
+    tables: Iterable[pd.DataFrame | LeftOut | FilesRead | LabelRows],
     rules: Rules,
     number: Number,
     tally: Tally,
     outcomes: Outcomes,
+    progress: Progress,
 ) -> Iterator[pd.DataFrame]:
     for table in tables:
         if isinstance(table, LeftOut):
-            tally.left_out[table.outcome, table.reason] += table.count
+            tally.left_out[table.why] += table.count
+            tally.found += table.count
+        elif isinstance(table, FilesRead):
+            tally.files, tally.lost_files = tally.files + table.count, tally.lost_files + table.quarantined
         elif isinstance(table, LabelRows):
+            tally.found += len(table.rows)
             outcomes.add(table, number)
         elif len(table):
             yield to_events(table, rules, number, tally)
+            progress.advance(len(table))
 
 
 def _nothing(kind: str, tally: Tally) -> ExportError:
-    reasons = "; ".join(f"{count} x {reason}" for (_, reason), count in tally.left_out.most_common(3))
+    reasons = "; ".join(f"{count} x {why.reason}" for why, count in tally.left_out.most_common(3))
     return ExportError(f"{kind} export", "must give at least one event", remedy=f"Left out: {reasons or 'no row'}.")
 
 
@@ -184,14 +194,14 @@ def _summary(
     finisher: Finisher,
     tally: Tally,
     outcomes: Outcomes,
-    joined: Mapping[tuple[str, str], int],
+    joined: Mapping[Why, int],
 ) -> RecordsSummary:
     notes = site_tables.read_all_notes(site)[name]
     return RecordsSummary(
         kind=notes.kind,
         rows=tally.rows,
         events=finisher.events,
-        derived=finisher.counts[parts.DERIVED, parts.BMI],
+        derived=finisher.counts[Why(parts.DERIVED, parts.BMI)],
         patients=finisher.patients,
         labels=outcomes.counts(),
         left_out=(*notes.left_out, *as_left_out(joined)),

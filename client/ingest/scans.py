@@ -18,13 +18,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import TypeVar
 
 from client.ingest import index, journal
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut, LeftOutError, ScanImporter, ScanOptions, Source
-from client.ingest.journal import IMPORTED, Entry, Journal, KeptScan, Reasons, open_journal
+from client.ingest.journal import IMPORTED, Entry, Journal, KeptScan, Reasons, Unlisted, open_journal
 from client.ingest.met import Met, open_met
 from client.ingest.progress import Progress
 from client.ingest.pseudonyms import open_pseudonyms
@@ -148,7 +148,6 @@ class _Work:
     again: bool
     journal: Journal
     met: Met  # ids of the sources of this export, and the files that they name
-    unlisted: Reasons = field(default_factory=Reasons)
     sources: Counter[str] = field(default_factory=Counter)
     scans: Counter[str] = field(default_factory=Counter)
     reasons: Reasons = field(default_factory=Reasons)
@@ -209,10 +208,16 @@ def _asked(work: _Work, sources: Iterator[Source]) -> Iterator[list[_Asked]]:
     for some in _batches(sources, _TOGETHER):
         identities = [journal.source_id(work.desk.kind, str(work.root), source.name) for source in some]
         files = [os.fspath(file) for source in some for file in source.files]
-        new = dict(zip(reversed(identities), reversed(some), strict=True))  # of two of one name the first
-        new = {identity: new[identity] for identity in work.met.add([*identities, *files]) if identity in new}
-        for _ in range(len(some) - len(new)):
-            work.unlisted.add(LeftOut(QUARANTINED, "is listed twice"))
+        fresh = set(work.met.add([*identities, *files]))
+        new, again = dict[str, Source](), list[Unlisted]()
+        for identity, source in zip(identities, some, strict=True):
+            if identity in fresh:
+                fresh.remove(identity)
+                new[identity] = source
+            else:
+                copy = next(number for number in count(1) if work.met.add([f"{identity} {number}"]))
+                again.append(Unlisted(source.name, copy, QUARANTINED, "is listed twice"))
+        _leave_out(work, again)
         before = work.journal.entries(list(new))
         had = work.journal.scans_from(list(before))
         yield [_Asked(new[name], name, before.get(name), had.get(name, ())) for name in new]
@@ -352,28 +357,38 @@ def _place(work: _Work, draft: Draft) -> None:
 
 
 def _account_for_the_rest(work: _Work, progress: Progress) -> None:
-    """Files that no source names; remembered as one entry without a name."""
-    unlisted = work.unlisted
+    """Files that no source names; what was remembered of earlier ones is forgotten."""
+
+    def name_of(file: str) -> str:
+        return file[len(os.fspath(work.root)) + 1 :] or os.path.basename(file)
 
     def cannot_list(error: OSError) -> None:
-        if work.met.new([str(error.filename)]):
-            unlisted.add(LeftOut(QUARANTINED, "is a folder that cannot be listed"))
+        folder = str(error.filename)
+        if work.met.new([folder]):
+            _leave_out(work, [Unlisted(name_of(folder), 0, QUARANTINED, "is a folder that cannot be listed")])
 
     for files in _batches(walk_names(work.root, cannot_list), _LOOKED_UP):
-        for file in work.met.new(files):
-            reason = "is a link" if os.path.islink(file) else f"is no {work.desk.kind} file"
-            unlisted.add(LeftOut(SKIPPED, reason))
-            progress.advance()
-    left_out = unlisted.counted()
-    rest = Entry(work.desk.kind, str(work.root), "", (), "", journal.outcome_of(0, left_out), left_out, 0)
-    if not left_out:
-        work.journal.drop_entry(rest.id)
-    elif work.journal.entries([rest.id]).get(rest.id) != rest:
-        work.journal.put_entry(rest)
-    work.met.add([rest.id])
-    work.reasons.add(*left_out)
-    for item in left_out:
-        work.sources[item.outcome] += item.count
+        rest = work.met.new(files)
+        reasons = ["is a link" if os.path.islink(file) else f"is no {work.desk.kind} file" for file in rest]
+        named = zip(map(name_of, rest), reasons, strict=True)
+        _leave_out(work, [Unlisted(name, 0, SKIPPED, reason) for name, reason in named])
+        progress.advance(len(rest))
+    export = work.desk.kind, str(work.root)
+    for known in _batches(work.journal.unlisted(*export), _LOOKED_UP):
+        gone = set(work.met.new([_mark(item) for item in known]))
+        work.journal.drop_unlisted(*export, [item for item in known if _mark(item) in gone])
+
+
+def _leave_out(work: _Work, unlisted: Sequence[Unlisted]) -> None:
+    work.journal.put_unlisted(work.desk.kind, str(work.root), unlisted)
+    work.met.add([_mark(item) for item in unlisted])
+    for item in unlisted:
+        work.reasons.add(LeftOut(item.outcome, item.reason))
+        work.sources[item.outcome] += 1
+
+
+def _mark(item: Unlisted) -> str:
+    return f"{item.copy}\0{item.name}"
 
 
 # Keeping

@@ -20,9 +20,9 @@ import yaml
 from client.ingest import parts
 from client.ingest.coverage import Coverage, merged
 from client.ingest.events import Rules
-from client.ingest.export import LeftOut
+from client.ingest.export import Why
 from client.ingest.outcomes import join_labels
-from client.ingest.part_notes import Notes, PatientCounts, as_left_out, read_notes
+from client.ingest.part_notes import Notes, PatientCounts, read_notes
 from client.ingest.pseudonyms import IMPORTS
 from shared.errors import SiteError
 from shared.files import replacing, write_atomic
@@ -78,7 +78,7 @@ def _notes(file: Path) -> Notes:
         raise SiteError(str(file), "must be whole", remedy=remedy) from None
 
 
-def join_all(site: SiteFolder, rules: Rules, horizons_days: Mapping[str, int]) -> Counter[tuple[str, str]]:
+def join_all(site: SiteFolder, rules: Rules, horizons_days: Mapping[str, int]) -> Counter[Why]:
     """Make events, labels and ``dataset.yaml`` anew from the parts; what was left out because of other parts."""
     notes, before = read_all_notes(site), site.dataset()
     measures = {code: measure.unit for code, measure in rules.measures.items()}
@@ -91,7 +91,7 @@ def join_all(site: SiteFolder, rules: Rules, horizons_days: Mapping[str, int]) -
         horizons_days={**before.horizons_days, **horizons_days},
     )
     _write_dataset(site, replace(after, extracted_at=max(before.extracted_at, after.extracted_at)))
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[Why] = Counter()
     by_patient = PatientCounts(rules)
 
     def finish(frame: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +100,7 @@ def join_all(site: SiteFolder, rules: Rules, horizons_days: Mapping[str, int]) -
         by_patient.add(frame)
         return frame
 
-    with replacing(site.path / EVENTS) as draft:
+    with replacing(site.path / EVENTS, unless_equal=True) as draft:
         parts.join([part_file(site, name) for name in notes], draft, finish)
     join_labels(site, counts)
     _write_dataset(site, after)
@@ -123,7 +123,8 @@ def _write_coverage(site: SiteFolder, coverages: list[Coverage], by_patient: Pat
             by_unit, by_range = bad.get(name, (0, 0))
             bad[name] = by_unit + one.bad_unit, by_range + one.bad_range
     text = json.dumps(asdict(by_patient.coverage(merged(coverages), bad)), indent=1)
-    write_atomic(site.path / _COVERAGE, text.encode())
+    with replacing(site.path / _COVERAGE, unless_equal=True) as draft:
+        draft.write_bytes(text.encode())
 
 
 def read_coverage(site: SiteFolder) -> Coverage | None:
@@ -140,12 +141,3 @@ def read_coverage(site: SiteFolder) -> Coverage | None:
         return None
     except (ValueError, KeyError, TypeError, OSError):
         raise SiteError(_COVERAGE, "must be readable", remedy="Repeat an import.") from None
-
-
-def read_left_out(site: SiteFolder) -> tuple[LeftOut, ...]:
-    """What all imports of records left out, by reason; exact counts, in words that name no patient."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for notes in read_all_notes(site).values():
-        for item in notes.left_out:
-            counts[item.outcome, item.reason] += item.count
-    return as_left_out(counts)

@@ -22,10 +22,12 @@ from client.doctor.diagnosis import as_json, diagnose, print_table
 from client.doctor.finding import FAIL, OK, WARN, Finding, exit_code, fail, ok, warn
 from client.doctor.ledgers import ledger_findings
 from client.egress import EGRESS, Egress, open_egress
+from client.ingest.pseudonyms import IMPORTS, KEY, open_pseudonyms
 from client.ledger import LEDGER, accounted, entries, spent
 from client.membership import KIT, PRIVATE_KEY, make_keys, own_key
 from shared.accounting import Release
 from shared.code import code_digest
+from shared.errors import KeyFileError
 from shared.files import write_atomic
 from shared.messages import Task
 from shared.site_folder import SiteFolder
@@ -217,6 +219,33 @@ def test_what_others_can_read_is_found(tmp_path: Path, path: str, mode: int, exp
     finding = only(folder.permission_findings(site.path))
     assert finding.state == expected
     assert expected == OK or finding.fix.startswith("chmod")
+
+
+def test_the_key_of_the_pseudonyms_is_looked_at_as_an_import_does(site: SiteFolder) -> None:
+    file = site.path / KEY
+    assert states(folder.pseudonym_findings(site.path)) == [OK]
+    assert not file.exists()
+    open_pseudonyms(site.path)
+    assert states(folder.pseudonym_findings(site.path)) == [OK]
+
+    def cut() -> None:
+        file.write_bytes(b"xy")
+
+    def open_to_others() -> None:
+        file.chmod(0o644)
+
+    def lost() -> None:
+        (site.path / IMPORTS).mkdir()
+        (site.path / IMPORTS / "scans.sqlite").touch()
+        file.unlink()
+
+    for damage in (cut, open_to_others, lost):
+        damage()
+        finding = next(finding for finding in diagnose(site.path) if finding.check == "pseudonyms")
+        with pytest.raises(KeyFileError) as caught:
+            open_pseudonyms(site.path)
+        assert (finding.state, finding.fix) == (FAIL, caught.value.remedy)
+    assert not file.exists()
 
 
 def test_following_the_fix_mends_the_permissions(tmp_path: Path) -> None:

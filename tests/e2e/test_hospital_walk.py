@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from tests.e2e.commands import fedretina
 REPOSITORY = Path(__file__).parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
 IST, OMOP, FHIR = DATA / "ist" / "IST.csv", DATA / "omop" / "Synthea27Nj_5.4.zip", DATA / "fhir"
+HEYEX = DATA / "heyex"
 SEED = 3
 
 
@@ -36,6 +41,45 @@ def trained(folder: Path, *settings: str) -> dict[str, object]:
     summary: dict[str, object] = json.loads((folder / "run" / "summary.json").read_text())
     assert [site["fault"] for site in summary["sites"]] == [None, None]  # type: ignore[attr-defined]
     return summary
+
+
+def blocks_of_the_readme() -> list[str]:
+    """What the README tells a hospital's data engineer to type."""
+    _, _, section = (
+        (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("\n## For a hospital's data engineer\n")
+    )
+    return re.findall(r"```\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+
+
+def typed(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of it, in a folder."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command, environment = ["bash", "-c", script], {**os.environ, "PATH": path}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.skipif(not (HEYEX.exists() and OMOP.exists()), reason="needs the samples in ../shared/data/heyex and omop")
+def test_each_line_of_the_readmes_walk_works_on_real_exports(tmp_path: Path) -> None:
+    lines = blocks_of_the_readme()[0].splitlines()
+    assert [line.split()[2] for line in lines] == ["init", "doctor", "import", "import", "label", "check", "left-out"]
+    for line in lines:
+        result = typed(tmp_path, line.replace("EXPORT.zip", str(OMOP)).replace("EXPORT", str(HEYEX)))
+        assert result.returncode == (1 if " check " in line else 0), (line, result.stdout, result.stderr)
+    assert "2 pairs" in typed(tmp_path, f"fedretina site import heidelberg {HEYEX} --site north").stdout
+    checked = json.loads((tmp_path / "north" / "check.json").read_text())
+    assert (checked["verdict"], checked["faults"]) == ("warn", [])
+
+
+@pytest.mark.skipif(not IST.exists(), reason="needs the trial's file in ../shared/data/ist")
+def test_the_readmes_two_hospitals_train(tmp_path: Path) -> None:
+    (script,) = (block for block in blocks_of_the_readme() if "HOSPNUM" in block)
+    (tmp_path / "IST.csv").symlink_to(IST)
+    result = typed(tmp_path, script)
+    assert result.returncode == 0, result.stderr
+    summary = tmp_path / "runs" / "latest" / "summary.json"
+    sites = json.loads(summary.read_text())["sites"]
+    assert [(site["fault"], site["labelled"] > 200) for site in sites] == [(None, True)] * 2
+    assert summary.with_name("report.html").exists()
 
 
 @pytest.mark.skipif(not IST.exists(), reason="needs the trial's file in ../shared/data/ist")

@@ -173,7 +173,7 @@ def test_a_fault_is_found_and_named(site: SiteFolder, name: str) -> None:
     with pytest.raises(SiteFaultsError) as caught:
         check_site(site)
     assert any(message in str(fault) for fault in caught.value.faults), str(caught.value)
-    assert all("\n" not in str(fault) for fault in caught.value.faults)
+    assert all("\n" not in str(fault) and fault.remedy for fault in caught.value.faults)
 
 
 def test_data_after_the_label_only_is_a_fault(tmp_path: Path) -> None:

@@ -141,11 +141,12 @@ def test_a_faulty_dataset_file_is_refused_in_one_line(site: SiteFolder, text: st
         site.dataset()
     assert (rule if content != b"\xff" else "must be valid YAML") in str(caught.value)
     assert "dataset.yaml" in str(caught.value)
+    assert caught.value.remedy
     assert "\n" not in str(caught.value)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match=r"absent/dataset\.yaml must exist\. Point to a folder"):
+    with pytest.raises(SiteError, match=r"absent/dataset\.yaml must exist\. Point to a folder .*fedretina site init"):
         SiteFolder(tmp_path / "absent").dataset()
 
 

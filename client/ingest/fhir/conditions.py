@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from client.ingest.export import SKIPPED, LeftOut, LeftOutError
+from client.ingest.export import QUARANTINED, SKIPPED, LeftOut, LeftOutError
 from client.ingest.fhir.concepts import code_of
 from client.ingest.fhir.events import NAN, Row
 from client.ingest.fhir.files import Resource
@@ -31,9 +31,11 @@ def read_condition(resource: Resource, index: Index) -> list[Row | LeftOut]:
     rows: list[Row | LeftOut] = []
     if recorded is not None:
         rows.append((patient, recorded, code, NAN, ""))
-    if onset is not None:
-        first, last = onset
-        known_by = last if recorded is None or first > recorded else min(last, recorded)
+    if onset is not None and recorded is not None and onset[0] > recorded:
+        # Kept, one stroke would be two: one at each date.
+        rows.append(LeftOut(QUARANTINED, "an onset later than when it was recorded; only the latter is kept"))
+    elif onset is not None:
+        known_by = onset[1] if recorded is None else min(onset[1], recorded)
         rows.append((patient, known_by, f"{ONSET}{code}", NAN, ""))
     if recorded is None:
         kept = "only its onset is kept" if rows else "nor when it began"

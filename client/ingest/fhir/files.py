@@ -7,7 +7,6 @@ line, as bulk exports write them. One file, or one line, is in memory at a time.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 from client.ingest.export import QUARANTINED, SKIPPED, ExportError, LeftOut, LeftOutError
 from client.ingest.fhir.json import Node, nodes, text
+from client.ingest.progress import Meter
+from client.ingest.sources import walk
 
 MOST_FILE_BYTES = 2**26  # of a .json: its objects take some eight times as much memory
 MOST_LINE_BYTES = 2**24
@@ -31,45 +32,59 @@ class Resource:
 
 
 def fhir_files(export: Path) -> tuple[list[Path], list[LeftOut]]:
-    """The files to be read, in order, and what is left of the export."""
+    """The files to be read, in order, and why each other one, and each link, is not."""
     if export.is_file():
         return [export], []
     if not export.is_dir():
         raise ExportError("FHIR export", "must be a file or a folder that exists")
-    files, left = [], []
-    for folder, names, found in os.walk(export):  # which does not follow links to folders
-        names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
-        for path in (Path(folder) / name for name in sorted(found) if not name.startswith(".")):
-            if path.is_symlink() or not path.is_file():
-                left.append(LeftOut(SKIPPED, "a link, or no file"))
-            elif path.suffix.lower() in (".json", ".ndjson"):
-                files.append(path)
-            else:
-                left.append(LeftOut(SKIPPED, "a file that is neither .json nor .ndjson"))
+    files: list[Path] = []
+    left: list[LeftOut] = []
+    for path in walk(export, lambda _: left.append(LeftOut(QUARANTINED, "a folder that cannot be listed"))):
+        reason = _why_not(path, export)
+        if reason:
+            left.append(LeftOut(SKIPPED, reason))
+        else:
+            files.append(path)
         if len(files) + len(left) > _MOST_FILES:
             raise ExportError("FHIR export", f"must hold at most {_MOST_FILES} files")
     return files, left
 
 
-def resources(file: Path) -> Iterator[Resource | LeftOut]:
+def _why_not(path: Path, export: Path) -> str:
+    """Why a path below the export is not read; "" for a file that is."""
+    if path.is_symlink():
+        return "a link, which is not followed"
+    if any(name.startswith((".", "__MACOSX")) for name in path.relative_to(export).parts):
+        return "a hidden file"
+    if not path.is_file():
+        return "no regular file"
+    return "" if path.suffix.lower() in (".json", ".ndjson") else "a file that is neither .json nor .ndjson"
+
+
+def resources(file: Path, meter: Meter) -> Iterator[Resource | LeftOut]:
     """Every resource of a file, and what of it is none."""
     try:
         if file.suffix.lower() == ".ndjson":
-            yield from _lines(file)
-        elif file.stat().st_size > MOST_FILE_BYTES:
+            yield from _lines(file, meter)
+        elif (size := file.stat().st_size) > MOST_FILE_BYTES:
+            meter.add(size)
             yield LeftOut(QUARANTINED, f"a .json file of more than {MOST_FILE_BYTES} bytes; .ndjson has no such limit")
         else:
-            yield from _document(file.read_bytes(), "a .json file that is damaged")
+            content = file.read_bytes()
+            meter.add(len(content))
+            yield from _document(content, "a .json file that is damaged")
     except OSError:
         yield LeftOut(QUARANTINED, "a file that cannot be read to its end")
 
 
-def _lines(file: Path) -> Iterator[Resource | LeftOut]:
+def _lines(file: Path, meter: Meter) -> Iterator[Resource | LeftOut]:
     with file.open("rb") as stream:
         while line := stream.readline(MOST_LINE_BYTES):
+            meter.add(len(line))
             if len(line) == MOST_LINE_BYTES and not line.endswith(b"\n"):
                 while (rest := stream.readline(MOST_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
+                    meter.add(len(rest))
+                meter.add(len(rest))
                 yield LeftOut(QUARANTINED, f"a line of more than {MOST_LINE_BYTES} bytes")
             elif line.strip():
                 yield from _document(line, "a line that is damaged")

@@ -16,6 +16,7 @@ from client.ingest.export import QUARANTINED, SKIPPED, ExportError, LeftOut, Lef
 from client.ingest.fhir.files import Resource, own_id, reference_id, resources
 from client.ingest.fhir.json import Node, node, nodes, text
 from client.ingest.fhir.times import birth, moments
+from client.ingest.progress import Meter
 
 CLINICAL = ("Patient", "Observation", "Condition")
 _NOT_CURRENT = ("old", "temp")  # hl7.org/fhir/R4/valueset-identifier-use.html
@@ -45,7 +46,7 @@ class Index:
     encounter_ends: dict[str, datetime] = field(default_factory=dict)
 
 
-def build_index(files: Iterable[Path], system: str, zone: ZoneInfo | None) -> Index:
+def build_index(files: Iterable[Path], system: str, zone: ZoneInfo | None, meter: Meter) -> Index:
     """Read every file for patients and encounters; resources that cannot be read are told of later.
 
     Raises:
@@ -53,7 +54,7 @@ def build_index(files: Iterable[Path], system: str, zone: ZoneInfo | None) -> In
     """
     index, kinds = Index(system, zone), set()
     for file in files:
-        for resource in resources(file):
+        for resource in resources(file, meter):
             if isinstance(resource, LeftOut):
                 continue
             kinds.add(resource.kind)

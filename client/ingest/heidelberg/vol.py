@@ -90,8 +90,8 @@ def read_vol(path: Path, options: ScanOptions) -> Iterator[Scan | LeftOut]:
 
 def _check(header: Any) -> None:
     if header["pattern"] not in PATTERNS:
-        reason = f"has scan pattern {header['pattern']}, which is none of the format's, 0 to {PATTERNS[-1]}"
-        raise LeftOutError(QUARANTINED, reason)
+        reason = f"has a scan pattern that is none of the format's, 0 to {PATTERNS[-1]}"
+        raise LeftOutError(QUARANTINED, reason, f"scan pattern {header['pattern']}")
     size_z, size_x, slo_y, slo_x = (int(header[name]) for name in ("size_z", "size_x", "slo_y", "slo_x"))
     has_infrared, has_b_scans = bool(slo_y or slo_x), bool(header["b_scans"])
     wrong = (has_infrared and not is_size(slo_y, slo_x)) or (has_b_scans and not is_size(size_z, size_x))

@@ -13,7 +13,7 @@ import pandas as pd
 from client.ingest.export import LeftOut
 from client.ingest.fhir.codes import preferred
 from client.ingest.omop.files import Part
-from client.ingest.omop.tables import read_table
+from client.ingest.omop.tables import Pace, read_table
 
 VOCABULARIES = {
     **dict.fromkeys(("ICD10GM", "CIM10"), "ICD10"),
@@ -46,20 +46,20 @@ def looked_up(keys: pd.Series, table: Mapping[str, str]) -> pd.Series:
     return pd.Series([table.get(key, "") for key in keys], index=keys.index, dtype="str")
 
 
-def used_ids(table: str, parts: Sequence[Part], columns: Sequence[str], chunk_rows: int) -> set[str]:
+def used_ids(table: str, parts: Sequence[Part], columns: Sequence[str], pace: Pace) -> set[str]:
     """Every concept id in some columns of a table."""
     used: set[str] = set()
-    for chunk in read_table(table, parts, columns[:1], columns[1:], chunk_rows):
+    for chunk in read_table(table, parts, columns[:1], columns[1:], pace):
         if not isinstance(chunk, LeftOut):
             for column in columns:
                 used.update(as_ids(chunk[column].drop_duplicates()))
     return used
 
 
-def read_concepts(parts: Sequence[Part], used: set[str], chunk_rows: int) -> Concepts:
+def read_concepts(parts: Sequence[Part], used: set[str], pace: Pace) -> Concepts:
     """The concepts that are used, of the CONCEPT table."""
     codes, units = {}, {}
-    for chunk in read_table("concept", parts, _COLUMNS, (), chunk_rows):
+    for chunk in read_table("concept", parts, _COLUMNS, (), pace):
         if isinstance(chunk, LeftOut):
             continue
         ids = as_ids(chunk["concept_id"])

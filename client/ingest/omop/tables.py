@@ -11,6 +11,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import IO
 
@@ -22,13 +23,22 @@ import pyarrow.parquet as pq
 from client.ingest.export import ExportError, LeftOut
 from client.ingest.omop.csv import read_csv
 from client.ingest.omop.files import Part, opened
+from client.ingest.progress import Meter
 
 _DAMAGED = (OSError, EOFError, ValueError, csv.Error, pa.ArrowException, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _UNREADABLE = (*_DAMAGED, RuntimeError, NotImplementedError)  # an encrypted zip, or one of an unknown method
 
 
+@dataclass(frozen=True)
+class Pace:
+    """In what steps tables are read: so many rows at a time, and who counts the bytes."""
+
+    rows: int
+    meter: Meter
+
+
 def read_table(
-    table: str, parts: Sequence[Part], needed: Sequence[str], useful: Sequence[str], chunk_rows: int
+    table: str, parts: Sequence[Part], needed: Sequence[str], useful: Sequence[str], pace: Pace
 ) -> Iterator[pd.DataFrame | LeftOut]:
     """Some columns of a table as text, "" where there is nothing; a useful column that is not there is "" throughout.
 
@@ -38,7 +48,7 @@ def read_table(
     for part in parts:
         try:
             with opened(part) as file:
-                yield from _read_part(table, file, part.is_parquet, (needed, useful), chunk_rows)
+                yield from _read_part(table, file, part, (needed, useful), pace)
         except _UNREADABLE:
             # A table that ends early would look like patients to whom nothing happened.
             remedy = "Export it again."
@@ -46,16 +56,22 @@ def read_table(
 
 
 def _read_part(
-    table: str, file: IO[bytes], is_parquet: bool, columns: tuple[Sequence[str], Sequence[str]], chunk_rows: int
+    table: str, file: IO[bytes], part: Part, columns: tuple[Sequence[str], Sequence[str]], pace: Pace
 ) -> Iterator[pd.DataFrame | LeftOut]:
     choose = partial(_places, table, columns)
-    for texts in _read_parquet(file, choose, chunk_rows) if is_parquet else read_csv(table, file, choose):
+    counted = 0
+    for texts in _read_parquet(file, choose, pace.rows) if part.is_parquet else read_csv(table, file, choose):
         if isinstance(texts, LeftOut):
             yield texts
             continue
         frame = _frame(texts, [*columns[0], *columns[1]])
-        for start in range(0, len(frame), chunk_rows):
-            yield frame.iloc[start : start + chunk_rows].reset_index(drop=True)
+        for start in range(0, len(frame), pace.rows):
+            yield frame.iloc[start : start + pace.rows].reset_index(drop=True)
+        if not part.is_parquet:  # which is read in no order, so that it counts when it is done
+            place = file.tell()
+            pace.meter.add(place - counted)
+            counted = place
+    pace.meter.add(part.bytes - counted)
 
 
 def _read_parquet(

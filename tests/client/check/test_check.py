@@ -19,6 +19,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from client.check.counting import binned, nested, quantiles, without_rare
+from client.check.imports import Shares, band
 from client.check.records import feature_figures
 from client.check.result import CheckResult, check_folder, lines
 from client.check.scans import pairing_counts, scan_counts
@@ -27,8 +28,13 @@ from client.check.tables import Tables as ReadTables
 from client.check.tables import read_tables
 from client.check.write import HTML, JSON, to_plain, write_check
 from client.feature_list import read_features
-from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
+from client.ingest.export import QUARANTINED, RECORDS, SKIPPED, FilesRead, LeftOut
 from client.ingest.journal import IMPORTED, Entry, open_journal
+from client.ingest.mapping import read_mapping
+from client.ingest.pseudonyms import Pseudonyms
+from client.ingest.records import import_records
+from client.ingest.table import read_table
+from client.ingest.vocabulary import read_vocabulary
 from client.site import SiteSettings
 from shared.config import CodeFeature, Features
 from shared.errors import ConfigError, SiteError
@@ -279,11 +285,97 @@ def test_quarantine_at_import_is_told(tmp_path: Path) -> None:
     folder = sixty_patients().write(tmp_path / "north").path
     _journal(folder, {IMPORTED: 90, QUARANTINED: 9, SKIPPED: 40})
     result = check_folder(folder, FEATURES)
-    (dicom,) = result.figures.imports
-    assert (dicom.count, found(dicom, "outcome", IMPORTED), found(dicom, "outcome", QUARANTINED)) == (139, 90, 9)
+    assert result.figures.imports == (Shares("dicom", {QUARANTINED: "5 to 20 %", SKIPPED: "over 20 %"}),)
     assert "files quarantined at import" in concerns(result)
-    reasons = {cell.name: cell for cell in result.figures.left_out}
-    assert found(reasons["dicom: quarantined"], "reason", "is damaged") == 9
+    assert result.figures.left_out == (
+        Shares("dicom: quarantined", {"is damaged": "5 to 20 %"}),
+        Shares("dicom: skipped", {"is damaged": "over 20 %"}),
+    )
+
+
+def test_quarantine_of_records_is_told_by_files_and_by_rows(tmp_path: Path) -> None:
+    row = ("p1", pd.Timestamp("2020-01-01"), "ICD10//I10", np.nan, "")
+    rows = pd.DataFrame([row] * 200, columns=list(RECORDS))
+    damaged = LeftOut(QUARANTINED, "a .json file that is damaged", 6)
+    site = _imported(tmp_path / "files", rows, damaged, FilesRead(9, 6))
+    (files,) = [each for each in check_folder(site, FEATURES).concerns if "quarantined" in each.name]
+    assert (files.name, files.value) == ("files of records quarantined at import", "more than 5%")
+    assert "import" in files.remedy
+    wrong = LeftOut(QUARANTINED, "a value that is not a number", 20, "column rr")
+    site = _imported(tmp_path / "rows", rows, wrong, LeftOut(SKIPPED, "a row without a label", 900))
+    assert [name for name in concerns(check_folder(site, FEATURES)) if "quarantined" in name] == [
+        "rows of records quarantined at import"
+    ]
+    (site / "site.yaml").write_text("quarantine_limit: 0.1\n")
+    assert not any("quarantined" in name for name in concerns(check_folder(site, FEATURES)))
+
+
+def _imported(folder: Path, *tables: Any) -> Path:
+    """A site folder with one import of records."""
+    folder.mkdir(parents=True)
+    (folder / "dataset.yaml").write_text("site: north\n")
+    import_records(
+        folder, "csv", Path("/exports/a"), tables, read_vocabulary(), Pseudonyms(b"k" * 32), today=date(2024, 6, 1)
+    )
+    return folder
+
+
+def test_no_text_of_an_export_or_a_mapping_is_in_either_file(tmp_path: Path) -> None:
+    patients = [f"p{n}" for n in range(9)]
+    for name in ("doe_jane", "stroke"):
+        rows = pd.DataFrame(
+            [(who, "x", "maybe", name) for who in patients], columns=["who", "doe_value", "code", "said"]
+        )
+        rows.loc[0, "said"] = "yes"
+        csv, mapping = tmp_path / f"{name}.csv", tmp_path / f"{name}.yaml"
+        rows.assign(day="2020-01-01", sex="f").to_csv(csv, index=False)
+        mapping.write_text(
+            "patient: [who]\ntime: {columns: [day], format: '%Y-%m-%d'}\n"
+            "columns: {sex: {values: {f: SEX//F}}, doe_value: {code: LOINC//8480-6, unit: mmHg},"
+            " code: {values: {known: ICD10//I10}}}\n"
+            f"labels: {{{name}: {{column: said, values: {{'yes': true}}, horizon_days: 30}}}}\n"
+        )
+        site = tmp_path / f"site-{name}"
+        _imported(site, *read_table(csv, read_mapping(mapping)))
+        write_check(site, check_folder(site, FEATURES), date(2026, 1, 2))
+        data = json.loads((site / JSON).read_text())
+        reasons = {reason for each in data["figures"]["left_out"] for reason in each["reason"]}
+        assert {"a value that is not a number", "a value that the mapping does not name"} <= reasons
+        assert "a row without a label" in reasons
+        for file in (HTML, JSON):
+            text = (site / file).read_text()
+            assert all(secret not in text for secret in ("doe_value", "doe_jane", "column ", "task stroke"))
+
+
+def test_equal_reasons_about_different_things_are_added_up(tmp_path: Path) -> None:
+    rows = pd.DataFrame([("p1", pd.NaT, "SEX//F", np.nan, "")] * 90, columns=list(RECORDS))
+    parts = [LeftOut(QUARANTINED, "is none", 4, f"column {name}") for name in "abc"]
+    (one,) = [
+        each
+        for each in check_folder(_imported(tmp_path / "a", rows, *parts), FEATURES).figures.left_out
+        if each.name == "records: quarantined"
+    ]
+    assert one.parts == {"is none": "5 to 20 %"}
+
+
+@pytest.mark.parametrize("patients", [1, 4, 5, 24])
+def test_rows_of_a_vocabulary_are_told_when_they_belong_to_enough_patients(tmp_path: Path, patients: int) -> None:
+    def rows(code: str, patients: int) -> list[tuple[Any, ...]]:
+        return [(f"p{n % patients}", pd.Timestamp(2020, 1, 1 + n), code, np.nan, "") for n in range(24)]
+
+    frame = pd.DataFrame([*rows("ICD9//401.9", patients), *rows("ICD10//I10", 12)], columns=list(RECORDS))
+    figures = check_folder(_imported(tmp_path / "a", frame), FEATURES).figures
+    told = {cell.name: cell.count for cell in figures.vocabularies}
+    # Of few patients neither the count is told nor the other one, which is all rows but these.
+    assert told == ({"ICD9": 24, "ICD10": 24} if patients >= 5 else {"ICD9": "<5", "ICD10": WITHHELD})
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+def test_a_band_holds_its_share(part: int, rest: int) -> None:
+    share = part / (part + rest)
+    bounds = {"none": (0, 0), "under 1 %": (0, 0.01), "1 to 5 %": (0.01, 0.05), "5 to 20 %": (0.05, 0.2)}
+    low, high = bounds.get(band(share), (0.2, 1))
+    assert low <= share <= high
 
 
 def _journal(folder: Path, outcomes: dict[str, int], rare: str = "is damaged", kind: str = "dicom") -> None:
@@ -575,5 +667,6 @@ def test_the_terminal_is_told_every_fault_and_how_it_ends(tmp_path: Path) -> Non
     tables = sixty_patients()
     tables.images.loc[3, "eye"] = "left"
     told = lines(check(tables, tmp_path / "north"))
-    assert told[0] == "fault: imaging/index.parquet: eye must be one of R, L, got 'left'"
+    remedy = "Write the others as one of these, or leave their rows out."
+    assert told[0] == f"fault: imaging/index.parquet: eye must be one of R, L, got 'left'. {remedy}"
     assert told[-1] == "north: 60 patients, 120 scans, 200 events: fail"

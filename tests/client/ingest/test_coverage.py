@@ -28,8 +28,11 @@ CODES = st.sampled_from(["LOCAL//rare-a", "LOCAL//rare-b", "SNOMED//1", "ICD10//
 COUNTED = st.dictionaries(st.tuples(CODES, st.booleans()), st.integers(1, 12), max_size=8)
 COUNTS = st.builds(FeatureCoverage, *[st.integers(0, 9)] * 4)
 COVERAGES = st.builds(
-    lambda counted, unmapped, features: replace(count_codes(counted), unmapped=unmapped, features=features),
+    lambda counted, patients, unmapped, features: replace(
+        count_codes(counted, patients), unmapped=unmapped, features=features
+    ),
     COUNTED,
+    st.dictionaries(st.tuples(st.sampled_from(["LOCAL", "SNOMED", "ICD10"]), st.booleans()), st.integers(1, 12)),
     st.dictionaries(CODES, st.integers(1, 12)),
     st.dictionaries(st.sampled_from(["age", "hba1c"]), COUNTS),
 )
@@ -65,7 +68,7 @@ def test_no_small_rest_can_be_told_from_two_counts(coverage: Coverage) -> None:
 
 @given(COUNTED)
 def test_rows_add_up(counted: dict[tuple[str, bool], int]) -> None:
-    coverage = count_codes(counted)
+    coverage = count_codes(counted, {})
     assert sum(total for total, _ in coverage.rows.values()) == sum(counted.values())
     readable = sum(count for (_, mapped), count in counted.items() if mapped)
     assert sum(mapped for _, mapped in coverage.rows.values()) == readable
@@ -74,6 +77,14 @@ def test_rows_add_up(counted: dict[tuple[str, bool], int]) -> None:
 @given(COVERAGES, COVERAGES, COVERAGES)
 def test_merging_is_associative_and_its_order_does_not_matter(one: Coverage, two: Coverage, three: Coverage) -> None:
     assert merged([merged([one, two]), three]) == merged([one, merged([two, three])]) == merged([three, one, two])
+
+
+@given(COVERAGES, COVERAGES)
+def test_patients_of_several_imports_are_at_least_those_of_each(one: Coverage, two: Coverage) -> None:
+    both = merged([one, two]).patients
+    for coverage in (one, two):
+        for vocabulary, patients in coverage.patients.items():
+            assert all(all_of_it >= some for all_of_it, some in zip(both[vocabulary], patients, strict=True))
 
 
 def test_the_most_frequent_is_listed_first_and_the_list_ends() -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.features import clinical_inputs
-from client.ingest.export import QUARANTINED, RECORDS, SKIPPED, ExportError, LeftOut, LeftOutError
+from client.ingest.export import QUARANTINED, RECORDS, SKIPPED, ExportError, FilesRead, LeftOut, LeftOutError
 from client.ingest.fhir import files as fhir_files
 from client.ingest.fhir import read_fhir
 from client.ingest.fhir.times import birth, moments
@@ -96,7 +98,7 @@ def read(export: Path, **options: str) -> tuple[pd.DataFrame, Counter[tuple[str,
     for item in read_fhir(export, **options):
         if isinstance(item, LeftOut):
             left[item.outcome, item.reason] += item.count
-        else:
+        elif not isinstance(item, FilesRead):
             assert list(item) == list(RECORDS)
             tables.append(item)
     events = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({name: [] for name in RECORDS})
@@ -289,6 +291,22 @@ def test_condition_is_known_from_when_it_was_recorded(
     assert left == (
         [] if recorded else [(SKIPPED, "Condition: nobody knows when it was recorded: only its onset is kept")]
     )
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"onsetDateTime": "2021-01-05"},
+        {"onsetDateTime": "2020-01-02T10:31:00Z"},
+        {"onsetDateTime": None, "onsetPeriod": {"start": "2021"}},
+        {"onsetDateTime": None, "onsetAge": {"value": 70, "code": "a"}},
+        {"recordedDate": None, "encounter": IN_ENCOUNTER, "onsetDateTime": "2020-01-06"},
+    ],
+)
+def test_an_onset_after_the_date_of_record_is_not_a_second_stroke(tmp_path: Path, elements: Resource) -> None:
+    events, left = read_one(tmp_path, change(CONDITION, **elements), ENCOUNTER)
+    assert [code for code, _ in events] == ["SNOMED//38341003"]
+    assert left == [(QUARANTINED, "Condition: an onset later than when it was recorded; only the latter is kept")]
 
 
 @given(st.data())
@@ -607,7 +625,7 @@ def test_files_and_lines_have_a_bound(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum(left.values()) == 2
 
 
-def test_other_files_links_and_hidden_folders_are_left_out(tmp_path: Path) -> None:
+def test_every_file_and_link_that_is_not_read_is_counted_by_reason(tmp_path: Path) -> None:
     export = tmp_path / "export"
     write_lines(export / "deep" / "er" / "PATIENT.NDJSON", PATIENT)
     (export / "readme.txt").write_text("x")
@@ -616,9 +634,54 @@ def test_other_files_links_and_hidden_folders_are_left_out(tmp_path: Path) -> No
     (export / "loop").symlink_to(export)
     write_lines(export / ".hidden" / "a.ndjson", PRESSURE)
     write_lines(export / "._a.ndjson", PRESSURE)
+    os.mkfifo(export / "pipe.json")
     events, left = read(export)
     assert len(events) == 2
-    assert left == {(SKIPPED, "a link, or no file"): 1, (SKIPPED, "a file that is neither .json nor .ndjson"): 1}
+    assert left == {
+        (SKIPPED, "a link, which is not followed"): 2,
+        (SKIPPED, "a hidden file"): 2,
+        (SKIPPED, "no regular file"): 1,
+        (SKIPPED, "a file that is neither .json nor .ndjson"): 1,
+    }
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from(["", "a", ".a", "__MACOSX"]), st.sampled_from(["b.json", ".b.json", "c.txt", "d"])),
+        st.sampled_from(["file", "link", "folder link"]),
+        max_size=8,
+    )
+)
+@settings(max_examples=30, deadline=None)
+def test_the_files_read_and_those_left_out_are_all_there_are(entries: dict[tuple[str, str], str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        export = Path(name)
+        for (folder, file), kind in entries.items():
+            path = export / folder / file
+            path.parent.mkdir(exist_ok=True)
+            if kind == "file":
+                path.write_text("{}")
+            else:
+                path.symlink_to(Path(__file__) if kind == "link" else Path(__file__).parent)
+        files, left = fhir_files.fhir_files(export)
+        assert len(files) + len(left) == len(entries)
+        read_ones = [path for path, kind in entries.items() if kind == "file" and path[0] in ("", "a")]
+        assert len(files) == sum(file == "b.json" for _, file in read_ones)
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(tmp_path / "a.ndjson", PATIENT)
+    (tmp_path / "shut").mkdir()
+    scandir = os.scandir
+
+    def refused(path: str) -> object:
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "no", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    _, left = read(tmp_path)
+    assert left == {(QUARANTINED, "a folder that cannot be listed"): 1}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"x", b"{}", b'{"resourceType": "Claim"}'])
@@ -695,3 +758,14 @@ def test_flipped_bits_never_crash_and_spare_the_other_lines(tmp_path: Path, data
     (tmp_path / "a.ndjson").write_bytes(content + b"\n" + json.dumps({**PATIENT, "id": "other"}).encode())
     events, _ = read(tmp_path)
     assert sum(events["patient"] == "other") == 2
+
+
+def test_files_that_give_nothing_because_they_are_damaged_are_counted(tmp_path: Path) -> None:
+    for number in range(3):
+        write_bundle(tmp_path / f"{number}.json", PATIENT)
+    whole = (tmp_path / "0.json").read_bytes()
+    for number in range(2):
+        (tmp_path / f"cut-{number}.json").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "line.ndjson").write_bytes(json.dumps(PATIENT).encode() + b"\n{\n")  # gives something
+    (tmp_path / "other.json").write_text("{}")  # is whole, and not meant for us
+    assert list(read_fhir(tmp_path))[-1] == FilesRead(7, 2)

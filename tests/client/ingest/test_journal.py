@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from client.database import database
 from client.ingest import journal
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut
 from client.ingest.journal import (
@@ -19,9 +20,11 @@ from client.ingest.journal import (
     JournalSummary,
     KeptScan,
     Reasons,
+    Unlisted,
     open_journal,
     outcome_of,
     read_journal,
+    read_left_out_files,
     source_id,
 )
 from client.ingest.pseudonyms import IMPORTS
@@ -35,7 +38,13 @@ def counted(left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
 
 
 names = (st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(os.fsdecode)).filter(bool)
-left_outs = st.builds(LeftOut, st.sampled_from([SKIPPED, QUARANTINED]), st.text(max_size=300), st.integers(1, 9))
+left_outs = st.builds(
+    LeftOut,
+    st.sampled_from([SKIPPED, QUARANTINED]),
+    st.text(max_size=300),
+    st.integers(1, 9),
+    st.sampled_from(["", "scan pattern 6"]),
+)
 entries = st.builds(
     Entry,
     kind=st.sampled_from(["dicom", "images"]),
@@ -67,12 +76,45 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, made: list[Entry]) -> 
     with open_journal(tmp_path) as kept:
         last = {one.id: one for one in made}
         assert kept.entries([*last, "unknown"]) == last
-        for one in made:
-            assert one.id in set(kept.sources(one.kind, one.export))
-            kept.drop_entry(one.id)
-        assert kept.is_empty()
+        assert all(one.id in set(kept.sources(one.kind, one.export)) for one in made)
+        assert kept.is_empty() == (not made)
+
+
+def test_a_journal_of_nothing_is_not_left(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as kept:
+        assert (tmp_path / JOURNAL).exists()
         kept.commit()
     assert not (tmp_path / JOURNAL).exists()
+
+
+def test_what_no_source_stands_for_is_remembered_and_forgotten(tmp_path: Path) -> None:
+    note, odd = (
+        Unlisted("note.txt", 0, SKIPPED, "is no dicom file"),
+        Unlisted("\udcff", 2, QUARANTINED, "is listed twice"),
+    )
+    with open_journal(tmp_path) as kept:
+        kept.put_unlisted("dicom", "/mnt/a", [note, odd])
+        kept.put_unlisted("dicom", "/mnt/b", [note])
+        kept.put_unlisted("dicom", "/mnt/a", [note._replace(reason="is a link")])
+        assert set(kept.unlisted("dicom", "/mnt/a")) == {note._replace(reason="is a link"), odd}
+        kept.drop_unlisted("dicom", "/mnt/a", [note])
+        assert list(kept.unlisted("dicom", "/mnt/a")) == [odd]
+        assert list(kept.unlisted("dicom", "/mnt/b")) == [note]
+        assert list(kept.unlisted("images", "/mnt/b")) == []
+        assert not kept.is_empty()
+        kept.commit()
+    assert [(item.export, item.name, item.left_out.reason) for item in read_left_out_files(tmp_path)] == [
+        ("/mnt/a", "\udcff", "is listed twice"),
+        ("/mnt/b", "note.txt", "is no dicom file"),
+    ]
+
+
+def test_files_are_named_with_every_reason(tmp_path: Path) -> None:
+    assert list(read_left_out_files(tmp_path)) == []
+    damaged, foreign = LeftOut(QUARANTINED, "is damaged", 2), LeftOut(SKIPPED, "is of neither eye")
+    write(tmp_path, entry("1.dcm", IMPORTED, damaged, foreign), entry("2.dcm", IMPORTED))
+    found = [(item.kind, item.name, item.left_out) for item in read_left_out_files(tmp_path)]
+    assert found == [("dicom", "1.dcm", damaged), ("dicom", "1.dcm", foreign)]
 
 
 def kept_scan(image_id: str, source: str, **changes: object) -> KeptScan:
@@ -147,14 +189,17 @@ def entry(name: str, outcome: str, *left_out: LeftOut, kind: str = "dicom") -> E
 
 
 def test_the_summary_counts_and_names_nobody(tmp_path: Path) -> None:
-    damaged, foreign = LeftOut(QUARANTINED, "is damaged", 2), LeftOut(SKIPPED, "is no dicom file", 7)
+    damaged = LeftOut(QUARANTINED, "is damaged", 2)
     write(
         tmp_path,
         entry("Doe^Jane/1.dcm", IMPORTED, damaged),
         entry("Doe^Jane/2.dcm", QUARANTINED, damaged),
         entry("3.png", IMPORTED, kind="images"),
-        entry("", SKIPPED, foreign),
     )
+    with open_journal(tmp_path) as kept:
+        notes = [Unlisted(f"Doe^Jane/{number}.txt", 0, SKIPPED, "is no dicom file") for number in range(7)]
+        kept.put_unlisted("dicom", "/mnt/Doe^Jane", notes)
+        kept.commit()
     summary = read_journal(tmp_path)
     assert summary.sources == {
         ("dicom", IMPORTED): 1,
@@ -214,3 +259,13 @@ def test_sources_of_two_kinds_or_exports_are_two() -> None:
     ids = {source_id(kind, export, name) for kind in "ab" for export in ("x", "y") for name in ("1", "2")}
     assert len(ids) == 8
     assert source_id("a", "b", "cd") != source_id("a", "bc", "d")
+
+
+def test_entries_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    one = entry("1.dcm", QUARANTINED, LeftOut(QUARANTINED, "is damaged", 2))
+    write(tmp_path, one)
+    with database(tmp_path / JOURNAL, "") as rows:
+        rows.execute("UPDATE sources SET left_out = ?", ('[["quarantined", "is damaged", 7]]',))
+        rows.commit()
+    with open_journal(tmp_path) as kept:
+        assert kept.entries([one.id])[one.id].left_out == (LeftOut(QUARANTINED, "is damaged", 7),)

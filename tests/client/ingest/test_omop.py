@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import stat
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -211,12 +212,18 @@ def test_zip_folder_and_parquet_of_the_sample_are_the_same(
 ) -> None:
     wanted = ("PERSON", "MEASUREMENT", "CONDITION_OCCURRENCE", "OBSERVATION", "OBSERVATION_PERIOD", "DEATH", "CONCEPT")
     with zipfile.ZipFile(SAMPLE) as archive:
-        for name in wanted:
-            archive.extract(f"{name}.csv", tmp_path / "folder")
-    (tmp_path / "parquet").mkdir()
-    for name in wanted:
-        typed = pacsv.read_csv(tmp_path / "folder" / f"{name}.csv")
-        pq.write_table(typed, tmp_path / "parquet" / f"{name.lower()}.parquet")
+        archive.extractall(tmp_path / "folder")
+    for file in (tmp_path / "folder").rglob("*.csv"):
+        parquet = tmp_path / "parquet" / file.relative_to(tmp_path / "folder").with_suffix(".parquet")
+        parquet.parent.mkdir(exist_ok=True)
+        if file.stem in wanted:
+            pq.write_table(pacsv.read_csv(file), parquet)
+        else:
+            parquet.write_bytes(b"")  # never opened
+    _, left = sample
+    assert left[SKIPPED, "a table of the CDM that is not read"] == 32
+    assert left[SKIPPED, "a hidden file"] == 1
+    assert left[SKIPPED, "a file that is no table of the CDM"] == 0
     same(sample, read(tmp_path / "folder", 7000))
     same(sample, read(tmp_path / "parquet", 7000))
 
@@ -229,7 +236,13 @@ def test_writing_of_an_export_does_not_matter(tmp_path: Path) -> None:
         read(zipped(tmp_path / "nested.zip", {f"cdm/{name.upper()}.CSV": data for name, data in content.items()})),
     )
     mac = {"__MACOSX/._person.csv": b"\x00", "._person.csv": b"\x00", "readme.pdf": b"", "provider.csv": b"x"}
-    same(plain, read(zipped(tmp_path / "mac.zip", {**mac, **{f"{name}.csv": data for name, data in content.items()}})))
+    events, left = read(zipped(tmp_path / "mac.zip", mac | {f"{name}.csv": data for name, data in content.items()}))
+    assert left == {
+        (SKIPPED, "a hidden file"): 2,
+        (SKIPPED, "a file that is no table of the CDM"): 1,
+        (SKIPPED, "a table of the CDM that is not read"): 1,
+    }
+    same(plain, (events, plain[1]))
     for name, change in {
         "bom": lambda table: b"\xef\xbb\xbf" + as_csv(table),
         "tabs": lambda table: as_csv(table, "\t"),
@@ -256,13 +269,16 @@ def test_parts_of_a_table_are_the_table(tmp_path: Path, kind: str) -> None:
     parts = write_cdm(tmp_path / "parts", {name: table for name, table in cdm.items() if name != "measurement"})
     folder = parts / f"measurement.{kind}"
     folder.mkdir()
+    (folder / ".part-0.crc").write_bytes(b"")
     (folder / "_SUCCESS").write_bytes(b"")
     for number, rows in enumerate([cdm["measurement"][:3], cdm["measurement"][3:]]):
         if kind == "csv":
             (folder / f"part-{number}.csv").write_bytes(as_csv(rows))
         else:
             pq.write_table(pa.Table.from_pylist(rows), folder / f"part-{number}.parquet")
-    same(whole, read(parts, 2))
+    events, left = read(parts, 2)
+    assert left == {(SKIPPED, "a hidden file"): 2}
+    same(whole, (events, whole[1]))
 
 
 def test_parquet_in_a_zip_is_read(tmp_path: Path) -> None:
@@ -606,4 +622,64 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (cdm / "loop").symlink_to(cdm)
     events, left = read(cdm)
     assert DEATH not in set(events["code"])
-    assert left == {(SKIPPED, "table death: not in the export"): 1}
+    assert left == {
+        (SKIPPED, "table death: a link, which is not followed"): 1,
+        (SKIPPED, "a link, which is not followed"): 1,
+    }
+
+
+COMPRESSED = "compressed by itself, which is not read: unpack it, or give a zip of all tables"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("measuremnt.csv", "a file that is no table of the CDM"),
+        ("notes.docx", "a file that is no table of the CDM"),
+        ("DRUG_EXPOSURE.csv", "a table of the CDM that is not read"),
+        ("drug_exposure/part-0.csv.gz", "a table of the CDM that is not read"),
+        ("measurement.csv.gz", f"table measurement: {COMPRESSED}"),
+        ("MEASUREMENT/part-0.parquet.GZ", f"table measurement: {COMPRESSED}"),
+        ("measurement.zip", f"table measurement: {COMPRESSED}"),
+        ("cdm/measurement/part-0.xlsx", "table measurement: a file that is none of .csv, .tsv, .txt, .parquet"),
+        ("a/b/c/measurement.csv", "table measurement: more than 2 folders deep"),
+        ("a/b/c/d/e.csv", "a file that is no table of the CDM"),
+    ],
+)
+@pytest.mark.parametrize("is_zip", [False, True])
+def test_every_other_file_is_told_by_its_reason(tmp_path: Path, name: str, reason: str, is_zip: bool) -> None:
+    content = {"person.csv": as_csv([PERSON]), name: b"x"}
+    export = tmp_path / "cdm"
+    if is_zip:
+        export = zipped(export, content)
+    else:
+        for path, data in content.items():
+            (export / path).parent.mkdir(parents=True, exist_ok=True)
+            (export / path).write_bytes(data)
+    _, left = read(export)
+    assert left[SKIPPED, reason] == 1
+    assert left[SKIPPED, "table measurement: not in the export"] == (not reason.startswith("table"))
+
+
+def test_a_link_in_a_folder_or_a_zip_to_a_table_is_told_as_a_link(tmp_path: Path) -> None:
+    cdm = write_cdm(tmp_path / "cdm", {"person": [PERSON]})
+    (cdm / "condition_occurrence").symlink_to(write_cdm(tmp_path / "outside", {}))
+    (cdm / "concept.csv").symlink_to(tmp_path / "nowhere")
+    _, folder = read(cdm)
+    with zipfile.ZipFile(tmp_path / "cdm.zip", "w") as archive:
+        archive.writestr("person.csv", as_csv([PERSON]))
+        for name in ("condition_occurrence", "concept.csv"):
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(entry, "elsewhere")
+    _, packed = read(tmp_path / "cdm.zip")
+    assert folder == packed
+    assert folder[SKIPPED, "table condition_occurrence: a link, which is not followed"] == 1
+    assert [reason for _, reason in folder if reason.startswith("table concept: a link, which is not followed, so")]
+    assert not [reason for _, reason in folder if "not in the export" in reason and "co" in reason.split(":")[0]]
+
+
+def test_a_person_table_that_is_not_read_is_told_in_the_error(tmp_path: Path) -> None:
+    (tmp_path / "person.csv.gz").write_bytes(b"")
+    with pytest.raises(ExportError, match="table person must be present, got 'compressed by itself"):
+        read(tmp_path)

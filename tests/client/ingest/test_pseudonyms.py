@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.ingest.pseudonyms import KEY, Pseudonyms, open_pseudonyms
+from client.ingest.pseudonyms import KEY, Pseudonyms, find_pseudonyms, open_pseudonyms
 from shared.errors import KeyFileError
 
 NAMES = Pseudonyms(bytes(range(32)))
@@ -77,6 +77,15 @@ def test_a_key_of_another_length_is_refused(tmp_path: Path) -> None:
     (tmp_path / KEY).write_bytes(b"short")
     with pytest.raises(KeyFileError, match="32 bytes"):
         open_pseudonyms(tmp_path)
+
+
+def test_a_look_makes_no_key_and_raises_what_an_import_would(tmp_path: Path) -> None:
+    assert find_pseudonyms(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    assert open_pseudonyms(tmp_path) == find_pseudonyms(tmp_path)
+    (tmp_path / KEY).write_bytes(b"xy")
+    with pytest.raises(KeyFileError, match=r"must be 32 bytes, got '2 bytes'\. Restore it"):
+        find_pseudonyms(tmp_path)
 
 
 def test_no_new_key_is_made_where_imports_were_made_with_a_lost_one(tmp_path: Path) -> None:

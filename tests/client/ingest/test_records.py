@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -28,13 +29,15 @@ from client.ingest.export import (
     RECORDS,
     SKIPPED,
     ExportError,
+    FilesRead,
     LeftOut,
 )
 from client.ingest.journal import importing
 from client.ingest.outcomes import LabelRows
+from client.ingest.part_notes import EARLIER, read_notes
 from client.ingest.pseudonyms import Pseudonyms
 from client.ingest.records import RecordsSummary, import_records
-from client.ingest.site_tables import read_coverage, read_left_out
+from client.ingest.site_tables import read_all_notes, read_coverage
 from client.ingest.vocabulary import read_vocabulary
 from shared.errors import ConfigError, SiteError
 from shared.schema import check_site
@@ -277,6 +280,51 @@ def test_an_export_that_fails_on_the_way_changes_nothing(tmp_path: Path) -> None
     assert contents(site) == before
 
 
+def test_what_a_reason_is_about_is_told_at_the_hospital(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    reason = "a value that is not a number"
+    about = [LeftOut(QUARANTINED, reason, 2, "column rr"), LeftOut(QUARANTINED, reason, 3, "column weight")]
+    told = bring(site, [table(USUAL), *about, LeftOut(QUARANTINED, reason, 5, "column rr")]).lines()
+    assert [line for line in told if reason in line] == [
+        f"quarantined: 7 x {reason} (column rr)",
+        f"quarantined: 3 x {reason} (column weight)",
+    ]
+
+
+def test_notes_keep_of_how_many_rows_and_files_something_was_left_out(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    outcomes = labels(("p1", "2022-01-01", True), ("", "2022-01-01", True))
+    bring(site, [table(USUAL), LeftOut(SKIPPED, "a row of another kind", 7), FilesRead(9, 2), outcomes])
+    (notes,) = read_all_notes(site).values()
+    assert (notes.found, notes.files, notes.lost_files) == (len(USUAL) + 7 + 2, 9, 2)
+    assert read_notes({**json.loads(json.dumps(notes.plain())), "buckets": notes.buckets}) == notes
+
+
+def test_notes_of_an_earlier_version_are_read_and_their_reasons_kept_for_the_site(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    bring(site, [table(USUAL)])
+    (notes,) = read_all_notes(site).values()
+    plain = {name: value for name, value in notes.plain().items() if name not in ("found", "files", "lost_files")}
+    del plain["coverage"]["patients"]
+    item = {"outcome": QUARANTINED, "reason": "column Doe: a value that is not a number", "count": 7}
+    earlier = read_notes({**plain, "buckets": notes.buckets, "left_out": [item]})
+    assert earlier.left_out == (LeftOut(QUARANTINED, EARLIER, 7, str(item["reason"])),)
+    assert (earlier.found, earlier.coverage.patients, earlier.coverage.rows) == (0, {}, notes.coverage.rows)
+
+
+def test_patients_of_a_vocabulary_are_counted_by_what_the_study_can_read(tmp_path: Path) -> None:
+    site = new_site(tmp_path / "site")
+    when = "2020-01-01"
+    rows: list[Row] = [(f"p{n}", f"{when} 10:{m}", "LOCAL//x", None, "") for n in range(3) for m in range(10, 20)]
+    rows += [(f"p{n}", when, "ICD10//I10", None, "") for n in range(2, 9)]
+    bring(site, [table(rows[::2]), table(rows[1::2])], "a")
+    bring(site, [table([("q", when, "ICD10//I10", None, "")])], "b")
+    coverage = read_coverage(site)
+    assert coverage is not None
+    assert coverage.rows == {"ICD10": (8, 8), "LOCAL": (30, 0)}
+    assert coverage.patients == {"ICD10": (7, 0), "LOCAL": (0, 3)}
+
+
 def test_an_export_without_an_event_is_refused_with_reasons(tmp_path: Path) -> None:
     site = new_site(tmp_path / "site")
     bring(site, [table(USUAL)])
@@ -356,7 +404,7 @@ def test_whatever_is_left_out_is_counted_by_its_reason(tmp_path: Path) -> None:
     assert reasons(summary) == {**expected, "a table that is not read": 7}
     assert summary.rows == len(rows) + len(USUAL)
     assert summary.events == len(USUAL)
-    assert read_left_out(site) == summary.left_out
+    assert [notes.left_out for notes in read_all_notes(site).values()] == [summary.left_out]
     coverage = read_coverage(site)
     assert coverage is not None
     assert coverage.features["systolic_pressure"].bad_unit == 2
@@ -446,7 +494,10 @@ def test_labels_that_an_export_states(tmp_path: Path) -> None:
         ("2023-01-01", False),
     ]
     assert summary.labels == {"outcome": 1}
-    assert sum(item.count for item in summary.left_out if item.outcome == QUARANTINED) == 4
+    assert {(item.reason, item.about): item.count for item in summary.left_out if item.outcome == QUARANTINED} == {
+        ("a label without a patient or a date that can be", "task outcome"): 2,
+        ("labels that contradict each other", "task outcome"): 2,
+    }
     assert site.dataset().horizons_days == {"outcome": 30}
     assert site.dataset().extracted_at == "2023-01-31"
     check_site(site)

@@ -284,6 +284,38 @@ def test_every_file_is_accounted_for(folder: Path, export: Path) -> None:
     assert sum(told.reasons.values()) == sum(item.count for item in summary.reasons)
 
 
+def test_what_is_left_out_is_named(folder: Path, export: Path) -> None:
+    put(export, "1_L_0_OCT_a", b"fail")
+    put(export, "1_L_0_OCT_b", b"part")
+    (export / "note.txt").write_text("x")
+    (export / "more").mkdir()
+    (export / "more" / "link").symlink_to(export / "note.txt")
+
+    def twice(root: Path, mapping: Path | None) -> Iterator[Source]:
+        yield from [*find(root, mapping), *list(find(root, mapping))[:2], *list(find(root, mapping))[:1]]
+
+    for _ in range(2):
+        summary = run(folder, export, importer=ScanImporter(twice, read))
+        assert list(journal.read_left_out_files(folder)) == [
+            ("toy", str(export), name, LeftOut(*left_out))
+            for name, *left_out in (
+                ("1_L_0_OCT_a.png", QUARANTINED, "cannot be read (RuntimeError)"),
+                ("1_L_0_OCT_a.png", QUARANTINED, "is listed twice"),
+                ("1_L_0_OCT_a.png", QUARANTINED, "is listed twice"),
+                ("1_L_0_OCT_b.png", QUARANTINED, "has a damaged frame", 3),
+                ("1_L_0_OCT_b.png", QUARANTINED, "is listed twice"),
+                ("more/link", SKIPPED, "is a link"),
+                ("note.txt", SKIPPED, "is no toy file"),
+            )
+        ]
+        assert summary.sources.quarantined == 4
+    (export / "note.txt").unlink()
+    (export / "more" / "link").unlink()
+    put(export, "1_L_0_OCT_a", 40)
+    run(folder, export)
+    assert [item.name for item in journal.read_left_out_files(folder)] == ["1_L_0_OCT_b.png"]
+
+
 def test_links_and_odd_files_do_no_harm(folder: Path, export: Path, tmp_path: Path) -> None:
     put(tmp_path, "5_L_0_OCT_out", 5)
     (export / "5_L_0_OCT_out.png").symlink_to(tmp_path / "5_L_0_OCT_out.png")

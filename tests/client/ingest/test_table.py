@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from client.feature_list import read_features
 from client.features import clinical_inputs
+from client.ingest.delimited import read_columns
 from client.ingest.export import BIRTH, DEATH, OBSERVED_FROM, OBSERVED_UNTIL, RECORDS, ExportError, LeftOut
 from client.ingest.mapping import TableMapping, needed, read_mapping
 from client.ingest.outcomes import LabelRows
@@ -107,7 +109,10 @@ def test_one_code_a_row(tmp_path: Path) -> None:
         ("1", "2020-01-01 09:00:00", "ICD10//I10", None, ""),
         ("1", "2020-01-01 09:00:00", "LOINC//72166-2//LA15920-4", None, ""),
     ]
-    assert {item.reason for item in left_out} == {"column value: a value that is not a number", "a row without a code"}
+    assert {(item.reason, item.about) for item in left_out} == {
+        ("a value that is not a number", "column value"),
+        ("a row without a code", ""),
+    }
 
 
 def test_dates_of_what_happened_once(tmp_path: Path) -> None:
@@ -166,6 +171,100 @@ def test_what_may_have_been_recorded_after_a_scan_is_not_seen_at_it(tmp_path: Pa
         assert np.nansum(inputs) == seen
 
 
+@pytest.mark.parametrize(
+    ("written_time", "form", "last", "middle"),
+    [
+        ("2020", "ISO8601", "2020-12-31", "2020-07-01"),
+        ("2020-02", "ISO8601", "2020-02-29", "2020-02-15"),
+        ("02/2020", "%m/%Y", "2020-02-29", "2020-02-15"),
+        ("2020", "%Y", "2020-12-31", "2020-07-01"),
+    ],
+)
+def test_what_is_known_to_the_month_or_year_counts_from_its_end(
+    tmp_path: Path, written_time: str, form: str, last: str, middle: str
+) -> None:
+    first = f"{last[:4]}-01-01" if middle[5:7] == "07" else f"{last[:8]}01"
+    codes = {"a": BIRTH, "b": DEATH, "c": OBSERVED_FROM, "d": OBSERVED_UNTIL, "e": "ICD10//I63"}
+    time = {"columns": ["visit"], "format": form}
+    how = load(
+        TableMapping,
+        {
+            "patient": ["pid"],
+            "time": time,
+            "columns": {"rr": {"code": "LOINC//8480-6", "unit": "mmHg"}, "af": {"prefix": "X", "time": time}},
+            "dates": {name: {"code": code, "format": form} for name, code in codes.items()},
+            "labels": {"death": {"column": "af", "values": {"1": True}, "horizon_days": 30}},
+        },
+    )
+    file = written(tmp_path, "pid,visit,rr,af,a,b,c,d,e\n1" + f",{written_time},140,1" + f",{written_time}" * 5 + "\n")
+    records, ((labels),), _ = read(file, how)
+    assert {code: when for _, when, code, _, _ in records} == {
+        **dict.fromkeys(["LOINC//8480-6", "X//1", DEATH, OBSERVED_UNTIL, "ICD10//I63"], f"{last} {LAST}"),
+        BIRTH: f"{middle} 00:00:00",
+        OBSERVED_FROM: f"{first} 00:00:00",
+    }
+    assert labels.rows["prediction_time"].astype("str").tolist() == [first]
+
+
+def test_an_age_in_a_year_tells_a_birth_to_a_year(tmp_path: Path) -> None:
+    how = load(TableMapping, {"patient": ["pid"], "time": {"columns": ["visit"]}, "age": {"column": "age"}})
+    ((_, when, _, _, _),), _, _ = read(written(tmp_path, "pid,visit,age\n1,2020,50\n"), how)
+    assert when[:4] in ("1969", "1970")  # born from 2 January 1969 to 31 December 1970
+    assert abs((pd.Timestamp(when) - pd.Timestamp("1970-01-01")).days) <= 3  # born from 1969 to 1970
+
+
+def test_a_word_for_a_date_is_quarantined_and_not_the_time_of_the_import(tmp_path: Path) -> None:
+    (tmp_path / "dataset.yaml").write_text("site: north\n", encoding="utf-8")
+    how = mapping(time={"columns": ["visit"]})
+    file = written(tmp_path, "pid,visit,rr,sex,af\n1,now,140,m,Y\n2,today,140,m,Y\n3,2020-01-01,140,m,Y\n")
+    contents = []
+    for _ in range(2):
+        summary = import_records(tmp_path, "csv", file, read_table(file, how), read_vocabulary(), Numbers())
+        contents.append((tmp_path / "events.parquet").read_bytes())
+    assert contents[0] == contents[1]
+    assert {str(when) for when in SiteFolder(tmp_path).events()["time"].dropna()} == {f"2020-01-01 {LAST}"}
+    assert sum(item.count for item in summary.left_out if item.outcome == "quarantined") == 4
+
+
+NUMBERS = st.builds(
+    lambda sign, digits, decimals, exponent: (sign, digits, decimals, exponent),
+    st.sampled_from(["", "+", "-"]),
+    st.integers(0, 10**6),
+    st.none() | st.integers(0, 10**4),
+    st.sampled_from(["", "e2", "E-3", "e+1"]),
+)
+
+
+@given(NUMBERS, st.sampled_from(".,"), st.sampled_from(".,"))
+@settings(max_examples=60, deadline=None)
+def test_a_number_is_one_in_the_stated_notation_only(
+    tmp_path_factory: pytest.TempPathFactory, number: tuple[str, int, int | None, str], used: str, stated: str
+) -> None:
+    sign, digits, decimals, exponent = number
+    text, plain = (
+        f"{sign}{digits}" + ("" if decimals is None else f"{one}{decimals}") + exponent for one in (used, ".")
+    )
+    file = written(tmp_path_factory.mktemp("number"), f"pid;visit;rr;sex;af\n1;01.01.2020;{text};;\n")
+    records, _, left_out = read(file, mapping(decimal=stated, delimiter=";"))
+    if decimals is None or used == stated:
+        assert [value for *_, value, _ in records] == [float(plain)]
+        assert left_out == []
+    else:
+        assert records == []
+        assert [item.count for item in left_out] == [1]
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize(
+    "text", ["1.200,5", "1,200.5", "1.2.3", "1 200", "1_200", "inf", "NaN", "0x1F", "1e999", "٣", "."]
+)
+def test_what_is_no_plain_number_is_left_out(tmp_path: Path, decimal: str, text: str) -> None:
+    file = written(tmp_path, f"pid;visit;rr;sex;af\n1;01.01.2020;{text};;\n")
+    records, _, left_out = read(file, mapping(decimal=decimal, delimiter=";"))
+    assert records == []
+    assert [item.count for item in left_out] == [1]
+
+
 @given(st.dates(date(1930, 1, 1), date(2010, 1, 1)), st.dates(date(2010, 1, 1), date(2024, 1, 1)))
 @settings(max_examples=8, deadline=None)
 def test_an_age_tells_a_birth_to_half_a_year(tmp_path_factory: pytest.TempPathFactory, born: date, visit: date) -> None:
@@ -188,7 +287,7 @@ def test_outcomes_become_labels(tmp_path: Path) -> None:
     assert rows["boolean_value"].tolist() == [True, False]
     assert set(rows["prediction_time"].astype(str)) == {"2020-02-03"}
     assert horizon == 30
-    assert left_out == [LeftOut("skipped", "a row without a label of death")]
+    assert left_out == [LeftOut("skipped", "a row without a label", about="task death")]
 
 
 @pytest.mark.skipif(not TRIAL.exists(), reason="the trial's file (doi:10.7488/ds/104) is not here")
@@ -320,6 +419,33 @@ def test_a_file_of_100_000_columns(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.timeout(40)
+def test_20_000_of_100_000_columns_are_found_in_seconds(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(100_003)]
+    file = written(tmp_path, ",".join(names) + "\n" + ",".join(names) + "\n")
+    (frame,) = read_columns(file, names[-20_000:])
+    assert frame.iloc[0, :-1].tolist() == names[-20_000:]
+
+
+def test_many_columns_give_one_table(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(300)]
+    file = written(tmp_path, ",".join([*names, "pid", "visit"]) + "\n" + "x," * 300 + "7,03.02.2020\n")
+    (records,) = read_table(file, mapping(columns={name: {"prefix": "X"} for name in names}))
+    assert len(records) == 300
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_or_a_folder_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ExportError, match="must be a regular file, got 'a pipe or device'"):
+        read(tmp_path / "pipe", mapping())
+    with pytest.raises(ExportError, match="must be a regular file"):
+        read_mapping(tmp_path / "pipe")
+    with pytest.raises(ExportError, match="must be one file, got 'a folder'") as caught:
+        read(tmp_path, mapping())
+    assert caught.value.remedy
+
+
 @given(st.integers(0, 2**32), st.sampled_from(["flip", "cut", "insert"]))
 @settings(max_examples=30, deadline=None)
 def test_damage_is_an_error_or_is_counted(tmp_path_factory: pytest.TempPathFactory, seed: int, damage: str) -> None:
@@ -356,6 +482,8 @@ def test_damage_is_an_error_or_is_counted(tmp_path_factory: pytest.TempPathFacto
         *[
             "long: {code: a, vocabulary: X, vocabulary_column: b}\ntime: {columns: [t]}",
             "time: {columns: []}\nage: {column: a}",
+            "time: {columns: [t], format: mixed}\nage: {column: a}",
+            'dates: {a: {code: MEDS_BIRTH, format: "%Q"}}',
         ],
     ],
 )
