@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.ingest.export import ExportError, ScanImporter, ScanOptions
+from client.ingest.export import QUARANTINED, ExportError, ScanImporter, ScanOptions
 from client.ingest.options import SCANS
 from shared.site_folder import SiteFolder
 
@@ -68,7 +68,7 @@ def import_export(
 
         options = replace(scans, time_zone=site.dataset().time_zone)
         summary = import_scans(site, export, _importer(kind), kind, mapping, options, again=again)
-        yield from _scan_lines(kind, summary)
+        yield from _scan_lines(kind, summary, site.path)
         _check_use(kind, export, summary)
     else:
         yield from _import_records(kind, export, site, mapping, records)
@@ -150,13 +150,15 @@ def _check_use(kind: str, export: Path, summary: ScanSummary) -> None:
     raise ExportError(str(export), f"must hold {SCANS[kind]}", remedy=remedy)
 
 
-def _scan_lines(kind: str, summary: ScanSummary) -> Iterator[str]:
+def _scan_lines(kind: str, summary: ScanSummary, folder: Path) -> Iterator[str]:
     for what, counts in (("files", summary.sources), ("scans", summary.scans)):
         yield (
             f"{kind}: {what}: {counts.imported} imported, {counts.unchanged} unchanged, "
             f"{counts.skipped} skipped, {counts.quarantined} quarantined"
         )
     yield from map(str, summary.reasons)
+    if any(item.outcome == QUARANTINED for item in summary.reasons):
+        yield f"which files are quarantined: fedretina site left-out {folder}"
     if summary.vanished:
         yield f"{summary.vanished} files of earlier imports are not in the export now; their scans stay"
     alone = ", ".join(f"{count} {modality} without a partner" for modality, count in sorted(summary.unpaired.items()))

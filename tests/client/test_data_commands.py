@@ -158,7 +158,8 @@ def test_files_that_could_not_be_used_are_named_to_the_hospital(north: Path, tmp
         "file,who,side,taken\na.png,7,right,2020-05-01\ntab\there.png,7,right,2020-05-02\n"
     )
     (tmp_path / "scans.yaml").write_text(SCANS)
-    type_("import", "images", export, "--mapping", tmp_path / "scans.yaml", "--site", north)
+    said = type_("import", "images", export, "--mapping", tmp_path / "scans.yaml", "--site", north).output
+    assert f"fedretina site left-out {north}" in said
     reason = "is a damaged PNG: its end is missing"
     damaged = ["quarantined", "images", str(export), r"tab\there.png", "1", reason]
     table = ["skipped", "images", str(export), "list.csv", "1", "is the table of the scans"]
