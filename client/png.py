@@ -7,7 +7,6 @@ Pillow then finds bytes that it need not inflate, only unfilter (PNG specificati
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 
 from isal import isal_zlib
@@ -16,6 +15,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANIMATED = (b"acTL", b"fcTL", b"fdAT")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _LARGEST_BYTES = 1 << 26  # that are inflated at once
+_LARGEST_BLOCK = (1 << 16) - 1  # of a stream that is not compressed
 
 
 class PngError(Exception):
@@ -37,7 +37,7 @@ def chunks(content: bytes, *, verify: bool = True) -> Iterator[tuple[bytes, memo
         end = start + 12 + length
         if end > len(view):
             break
-        if verify and zlib.crc32(view[start + 4 : end - 4]) != struct.unpack_from(">I", view, end - 4)[0]:
+        if verify and isal_zlib.crc32(view[start + 4 : end - 4]) != struct.unpack_from(">I", view, end - 4)[0]:
             raise PngError("is a damaged PNG: a checksum is wrong")
         kind = bytes(view[start + 4 : start + 8])
         yield kind, view[start + 8 : end - 4], view[start:end]
@@ -75,8 +75,7 @@ def inflated(content: bytes) -> bytes:
         return content
     if len(pixels) != size:
         return content
-    stored = zlib.compress(pixels, 0)
-    return b"".join([*head, _chunk(b"IDAT", stored), _chunk(b"IEND", b"")])
+    return b"".join([*head, *_chunk(b"IDAT", _stored(pixels)), *_chunk(b"IEND", [])])
 
 
 def _filtered_bytes(width: int, height: int, depth: int, colour: int, _: int, __: int, interlace: int) -> int:
@@ -84,5 +83,19 @@ def _filtered_bytes(width: int, height: int, depth: int, colour: int, _: int, __
     return 0 if interlace else height * (1 + (width * depth * _CHANNELS[colour] + 7) // 8)
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))])
+def _stored(pixels: bytes) -> list[bytes | memoryview]:
+    """A zlib stream of what is not compressed, in pieces (RFC 1950; RFC 1951, section 3.2.4)."""
+    pieces: list[bytes | memoryview] = [b"\x78\x01"]
+    for start in range(0, len(pixels), _LARGEST_BLOCK):
+        block = memoryview(pixels)[start : start + _LARGEST_BLOCK]
+        is_last = start + len(block) == len(pixels)
+        pieces += [struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF), block]
+    return [*pieces, struct.pack(">I", isal_zlib.adler32(pixels))]
+
+
+def _chunk(kind: bytes, data: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """A chunk in pieces."""
+    checksum = isal_zlib.crc32(kind)
+    for piece in data:
+        checksum = isal_zlib.crc32(piece, checksum)
+    return [struct.pack(">I", sum(map(len, data))), kind, *data, struct.pack(">I", checksum)]
