@@ -7,14 +7,11 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from shared.errors import SiteError
 from shared.files import flush
 
-T = TypeVar("T")
-
-_MOST_VALUES = 500  # SQLite takes at least 999 in a statement
+MOST_VALUES = 500  # SQLite takes at least 999 in a statement
 _WAIT_S = 60.0  # for another process that has the database open
 _REMEDY = "Nothing leaves the site until it can be used. Look at the disk; put a copy back if there is one."
 
@@ -57,11 +54,6 @@ def transaction(file: Path, schema: str) -> Iterator[sqlite3.Connection]:
             connection.execute("COMMIT")  # closing without it drops what was done
     except (sqlite3.Error, OSError) as error:
         raise SiteError(str(file), "must be a ledger that can be used", value=str(error), remedy=_REMEDY) from None
-
-
-def parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    """The values in parts that each fit into one statement."""
-    return (values[start : start + _MOST_VALUES] for start in range(0, len(values), _MOST_VALUES))
 
 
 def marks(values: Sequence[object]) -> str:

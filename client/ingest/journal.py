@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from client.database import database, marks, parts
+from client.database import MOST_VALUES, database, marks
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut, Why
 from client.ingest.pseudonyms import IMPORTS
 from client.locking import holding
+from shared.batched import batched
 from shared.errors import SiteError
 
 IMPORTED = "imported"
@@ -275,7 +276,7 @@ class Journal:
         self.rows.execute("DELETE FROM scans WHERE (image_id, source) = (?, ?)", (image_id, source))
 
     def _find(self, question: str, values: Sequence[str]) -> Iterator[Any]:
-        for some in parts(values):
+        for some in batched(values, MOST_VALUES):
             yield from self.rows.execute(f"{question} IN ({marks(some)})", some)
 
     def _write_some(self) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from client.database import marks, parts
+from client.database import MOST_VALUES, marks
+from shared.batched import batched
 
 _FILE = "met.sqlite"
 
@@ -25,17 +26,20 @@ class Met:
 
     def add(self, names: Sequence[str]) -> list[str]:
         """Those that are new, in their order and once each."""
-        new = self.new(names)
-        self._rows.executemany("INSERT INTO met VALUES (?)", [(_digest(name),) for name in new])
-        return new
+        new = self._new(names)
+        self._rows.executemany("INSERT INTO met VALUES (?)", [(digest,) for digest in new])
+        return [*new.values()]
 
     def new(self, names: Sequence[str]) -> list[str]:
         """The same, without adding them."""
+        return [*self._new(names).values()]
+
+    def _new(self, names: Sequence[str]) -> dict[bytes, str]:
         digests = {_digest(name): name for name in names}
-        for some in parts(list(digests)):
+        for some in batched([*digests], MOST_VALUES):
             for (digest,) in self._rows.execute(f"SELECT digest FROM met WHERE digest IN ({marks(some)})", some):
                 del digests[digest]
-        return [*digests.values()]
+        return digests
 
 
 @contextmanager

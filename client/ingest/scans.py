@@ -18,9 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
-from itertools import count, groupby, islice
+from itertools import count, groupby
 from pathlib import Path
-from typing import TypeVar
 
 from client.ingest import index, journal
 from client.ingest.export import QUARANTINED, SKIPPED, LeftOut, LeftOutError, ScanImporter, ScanOptions, Source
@@ -30,9 +29,8 @@ from client.ingest.progress import Progress
 from client.ingest.pseudonyms import open_pseudonyms
 from client.ingest.reading import Desk, Draft, take
 from client.ingest.sources import Stamps, examine, export_root, fingerprint, walk_names
+from shared.batched import batched
 from shared.site_folder import SiteFolder
-
-T = TypeVar("T")
 
 _TOGETHER = 8  # sources that a thread reads before the next one is told
 _AHEAD = 3  # such groups a thread
@@ -205,7 +203,7 @@ def _settle_all(work: _Work, sources: Iterator[Source], progress: Progress, thre
 
 def _asked(work: _Work, sources: Iterator[Source]) -> Iterator[list[_Asked]]:
     """The sources, some at once, each of them once."""
-    for some in _batches(sources, _TOGETHER):
+    for some in batched(sources, _TOGETHER):
         identities = [journal.source_id(work.desk.kind, str(work.root), source.name) for source in some]
         files = [os.fspath(file) for source in some for file in source.files]
         fresh = set(work.met.add([*identities, *files]))
@@ -221,11 +219,6 @@ def _asked(work: _Work, sources: Iterator[Source]) -> Iterator[list[_Asked]]:
         before = work.journal.entries(list(new))
         had = work.journal.scans_from(list(before))
         yield [_Asked(new[name], name, before.get(name), had.get(name, ())) for name in new]
-
-
-def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    while batch := list(islice(items, size)):
-        yield batch
 
 
 def _settle_next(work: _Work, waiting: deque[Future[list[_Taken]]], progress: Progress) -> None:
@@ -311,14 +304,15 @@ def _replace(work: _Work, taken: _Taken, drafts: list[Draft], held: dict[str, Ke
             work.journal.drop_scan(scan.image_id, asked.id)
             if scan.image_id in held and held[scan.image_id].source == asked.id:
                 del held[scan.image_id]
+    reasons = left_out.counted()
     entry = Entry(
         kind=work.desk.kind,
         export=str(work.root),
         name=asked.source.name,
         files=taken.stamps,
         fingerprint=taken.fingerprint,
-        outcome=journal.outcome_of(len(placed), left_out.counted()),
-        left_out=left_out.counted(),
+        outcome=journal.outcome_of(len(placed), reasons),
+        left_out=reasons,
         scans=len(placed),
     )
     if entry != asked.before:
@@ -367,14 +361,14 @@ def _account_for_the_rest(work: _Work, progress: Progress) -> None:
         if work.met.new([folder]):
             _leave_out(work, [Unlisted(name_of(folder), 0, QUARANTINED, "is a folder that cannot be listed")])
 
-    for files in _batches(walk_names(work.root, cannot_list), _LOOKED_UP):
+    for files in batched(walk_names(work.root, cannot_list), _LOOKED_UP):
         rest = work.met.new(files)
         reasons = ["is a link" if os.path.islink(file) else f"is no {work.desk.kind} file" for file in rest]
         named = zip(map(name_of, rest), reasons, strict=True)
         _leave_out(work, [Unlisted(name, 0, SKIPPED, reason) for name, reason in named])
         progress.advance(len(rest))
     export = work.desk.kind, str(work.root)
-    for known in _batches(work.journal.unlisted(*export), _LOOKED_UP):
+    for known in batched(work.journal.unlisted(*export), _LOOKED_UP):
         gone = set(work.met.new([_mark(item) for item in known]))
         work.journal.drop_unlisted(*export, [item for item in known if _mark(item) in gone])
 
@@ -423,7 +417,7 @@ def _summary(work: _Work) -> ScanSummary:
         sources=Counts(**work.sources),
         scans=Counts(**work.scans),
         reasons=work.reasons.counted(),
-        vanished=sum(len(work.met.new(names)) for names in _batches(before, _LOOKED_UP)),
+        vanished=sum(len(work.met.new(names)) for names in batched(before, _LOOKED_UP)),
         pairs=pairs,
         unpaired=unpaired,
     )

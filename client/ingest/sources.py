@@ -13,6 +13,9 @@ from client.ingest.export import QUARANTINED, ExportError, LeftOutError, ScanOpt
 
 _FORMAT = 1  # raise it when what is made of a source changes, so that every source is read again
 
+# Why records are not read out of what ``walk`` tells.
+LINK, HIDDEN, UNLISTED = "a link, which is not followed", "a hidden file", "a folder that cannot be listed"
+
 Stamps = tuple[tuple[int, int], ...]  # length in bytes and time of change in ns of each file
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from client.ingest.export import QUARANTINED, SKIPPED, ExportError, LeftOut, LeftOutError
 from client.ingest.fhir.json import Node, nodes, text
 from client.ingest.progress import Meter
-from client.ingest.sources import walk
+from client.ingest.sources import HIDDEN, LINK, UNLISTED, walk
 
 MOST_FILE_BYTES = 2**26  # of a .json: its objects take some eight times as much memory
 MOST_LINE_BYTES = 2**24
@@ -39,7 +39,7 @@ def fhir_files(export: Path) -> tuple[list[Path], list[LeftOut]]:
         raise ExportError("FHIR export", "must be a file or a folder that exists")
     files: list[Path] = []
     left: list[LeftOut] = []
-    for path in walk(export, lambda _: left.append(LeftOut(QUARANTINED, "a folder that cannot be listed"))):
+    for path in walk(export, lambda _: left.append(LeftOut(QUARANTINED, UNLISTED))):
         reason = _why_not(path, export)
         if reason:
             left.append(LeftOut(SKIPPED, reason))
@@ -53,9 +53,9 @@ def fhir_files(export: Path) -> tuple[list[Path], list[LeftOut]]:
 def _why_not(path: Path, export: Path) -> str:
     """Why a path below the export is not read; "" for a file that is."""
     if path.is_symlink():
-        return "a link, which is not followed"
+        return LINK
     if any(name.startswith((".", "__MACOSX")) for name in path.relative_to(export).parts):
-        return "a hidden file"
+        return HIDDEN
     if not path.is_file():
         return "no regular file"
     return "" if path.suffix.lower() in (".json", ".ndjson") else "a file that is neither .json nor .ndjson"

@@ -15,10 +15,11 @@ import pandas as pd
 from client.ingest.export import QUARANTINED, SKIPPED, ExportError, LeftOut
 from client.ingest.omop.concepts import Concepts, looked_up, read_concepts, used_ids, without_decimals
 from client.ingest.omop.events import CODED, columns_of, concept_columns, events_of
-from client.ingest.omop.files import UNLISTED, Found, Part, find_tables
+from client.ingest.omop.files import Found, Part, find_tables
 from client.ingest.omop.people import PEOPLE, Reasons, drop
 from client.ingest.omop.tables import Pace, read_table
 from client.ingest.progress import Meter, Tell
+from client.ingest.sources import UNLISTED
 
 TABLES = (*PEOPLE, *CODED, "concept")
 _ABSENT = {"concept": "so that codes are OMOP//<concept_id> and units are as the source wrote them"}

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from client.ingest.export import ExportError
-from client.ingest.sources import walk
+from client.ingest.sources import HIDDEN, LINK, UNLISTED, walk
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
@@ -62,7 +62,6 @@ _NOT_READ = frozenset(
         "vocabulary",
     )
 )
-UNLISTED = "a folder that cannot be listed"
 _DEEPEST = 3  # cdm/person/part-0.csv
 _MOST_FILES = 100_000
 _SMALL_BYTES = 2**20  # below, any ratio is harmless
@@ -141,9 +140,9 @@ def _judged(name: PurePosixPath, wanted: tuple[str, ...], is_link: bool) -> tupl
     """The wanted table that a name is of, and why it is not read; "" for one that is."""
     table, suffix = _table_of(name, wanted), name.suffix.lower()
     if is_link:
-        return table, "a link, which is not followed"
+        return table, LINK
     if any(piece.startswith((".", "_")) for piece in name.parts):  # ._PERSON.csv, __MACOSX, _SUCCESS
-        return None, "a hidden file"
+        return None, HIDDEN
     if table is None:
         is_known = _table_of(name, _NOT_READ) is not None
         return None, "a table of the CDM that is not read" if is_known else "a file that is no table of the CDM"

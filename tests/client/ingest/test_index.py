@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,31 +16,16 @@ from client.ingest import index
 from client.ingest.journal import IMPORTED, Entry, KeptScan, open_journal
 from client.ingest.pairing import Candidate, pair
 from shared.site_folder import IMAGES, SiteFolder
+from tests.client.ingest.test_journal import kept_scan
 from tests.client.ingest.test_pairing import visits
 
 ENTRY = Entry("dicom", "/e", "1", (), "", IMPORTED, (), 1)
 
 
-def kept(scan: Candidate, source: str = ENTRY.id) -> KeptScan:
-    return KeptScan(
-        image_id=scan.image_id,
-        subject_id=scan.subject_id,
-        eye=scan.eye,
-        acquired_us=scan.acquired_us,
-        modality=scan.modality,
-        device=scan.device,
-        path=f"{scan.image_id[:2]}/{scan.image_id}.png",
-        height=4,
-        width=5,
-        spacing_row=0.25,
-        spacing_column=0.5,
-        sha256="ab",
-        quality=None,
-        partner=scan.partner,
-        is_central=scan.is_central,
-        bytes=9,
-        source=source,
-    )
+def kept(scan: Candidate) -> KeptScan:
+    told = {name: value for name, value in asdict(scan).items() if name not in ("image_id", "is_named")}
+    sizes = {"height": 4, "width": 5, "spacing_row": 0.25, "spacing_column": 0.5}
+    return kept_scan(scan.image_id, ENTRY.id, **sizes, **told)
 
 
 @given(visits(), st.integers(0, 90), st.integers(0, 90))
